@@ -1,0 +1,72 @@
+/**
+ * Builds everything: the C shim and the one executable.
+ *
+ *   bun build.ts            build/shim.so, then dist/overlaybd
+ *   bun build.ts shim       build/shim.so only (what `bun test` and `bun src/main.ts` load)
+ */
+import { $ } from "bun";
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync } from "node:fs";
+import { join } from "node:path";
+import manifest from "./package.json" with { type: "json" };
+
+const root = import.meta.dir;
+const deps = join(root, "build/deps");
+const CFLAGS = [
+  ..."-std=c11 -O2 -fPIC -fvisibility=hidden -ffunction-sections -fdata-sections".split(" "),
+  ..."-Wall -Wextra -Werror -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DOPENSSL_SUPPRESS_DEPRECATED".split(" "),
+  // The libraries' own headers are not held to our warnings.
+  "-isystem",
+  join(deps, "include"),
+];
+const LDFLAGS =
+  "-shared -Wl,--exclude-libs,ALL -Wl,-z,defs -Wl,-z,relro,-z,now -Wl,--gc-sections -Wl,--strip-all".split(" ");
+const LIBRARIES = ["-L", join(deps, "lib"), ..."ext2fs com_err isal lz4 zstd aio uring crypto".split(" ").map((l) => `-l:lib${l}.a`)];
+
+/** Compiles one source; the object's name is the hash of all that goes into it, so an unchanged one is kept. */
+async function compile(source: string, headers: string): Promise<string> {
+  const text = readFileSync(source);
+  const key = createHash("sha256").update(CFLAGS.join(" ")).update(headers).update(text).digest("hex").slice(0, 16);
+  const object = join(root, `build/objects/${key}.o`);
+  if (!existsSync(object)) {
+    const partial = `${object}.${process.pid}`;
+    await $`gcc ${CFLAGS} -c ${source} -o ${partial}`;
+    renameSync(partial, object);
+  }
+  return object;
+}
+
+async function buildShim(): Promise<void> {
+  mkdirSync(join(root, "build/objects"), { recursive: true });
+  await $`${join(root, "cffi/deps")}`;
+  const files = readdirSync(join(root, "cffi")).map((name) => join(root, "cffi", name));
+  const headers = files.filter((f) => f.endsWith(".h")).map((f) => readFileSync(f, "utf8")).join("\0");
+  const objects = await Promise.all(files.filter((f) => f.endsWith(".c")).map((f) => compile(f, headers)));
+  const target = join(root, "build/shim.so");
+  const inputs = createHash("sha256").update([...objects, ...LDFLAGS, ...LIBRARIES].sort().join(" ")).digest("hex");
+  const stamp = join(root, "build/shim.inputs");
+  if (existsSync(target) && existsSync(stamp) && readFileSync(stamp, "utf8") === inputs) return;
+  const partial = `${target}.${process.pid}`;
+  await $`gcc ${LDFLAGS} ${objects} -o ${partial} ${LIBRARIES}`;
+  renameSync(partial, target);
+  await Bun.write(stamp, inputs);
+}
+
+async function buildExecutable(): Promise<void> {
+  const outfile = join(root, "dist/overlaybd");
+  await Bun.build({
+    entrypoints: [join(root, "src/main.ts")],
+    target: "bun",
+    minify: true,
+    bytecode: true,
+    sourcemap: "none",
+    define: { "process.env.OVERLAYBD_VERSION": JSON.stringify(manifest.version) },
+    // Without these a daemon started in a foreign directory would run that directory's configuration.
+    compile: { outfile, autoloadDotenv: false, autoloadBunfig: false },
+  });
+  const mebibytes = statSync(outfile).size / 2 ** 20;
+  console.log(`dist/overlaybd ${mebibytes.toFixed(1)} MiB`);
+}
+
+await buildShim();
+if (process.argv[2] !== "shim") await buildExecutable();
