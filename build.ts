@@ -4,11 +4,11 @@
  *   bun build.ts            build/shim.so, then dist/overlaybd
  *   bun build.ts shim       build/shim.so only (what `bun test` and `bun src/main.ts` load)
  */
-import { $ } from "bun";
+
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync } from "node:fs";
 import { join } from "node:path";
-import manifest from "./package.json" with { type: "json" };
+import { $ } from "bun";
 
 const root = import.meta.dir;
 const deps = join(root, "build/deps");
@@ -20,13 +20,24 @@ const CFLAGS = [
   join(deps, "include"),
 ];
 const LDFLAGS =
-  "-shared -Wl,--exclude-libs,ALL -Wl,-z,defs -Wl,-z,relro,-z,now -Wl,--gc-sections -Wl,--strip-all".split(" ");
-const LIBRARIES = ["-L", join(deps, "lib"), ..."ext2fs com_err isal lz4 zstd aio uring crypto".split(" ").map((l) => `-l:lib${l}.a`)];
+  "-shared -Wl,--exclude-libs,ALL -Wl,-z,defs -Wl,-z,relro,-z,now -Wl,--gc-sections -Wl,--strip-all".split(
+    " ",
+  );
+const LIBRARIES = [
+  "-L",
+  join(deps, "lib"),
+  ..."ext2fs com_err isal lz4 zstd aio uring crypto".split(" ").map((l) => `-l:lib${l}.a`),
+];
 
 /** Compiles one source; the object's name is the hash of all that goes into it, so an unchanged one is kept. */
 async function compile(source: string, headers: string): Promise<string> {
   const text = readFileSync(source);
-  const key = createHash("sha256").update(CFLAGS.join(" ")).update(headers).update(text).digest("hex").slice(0, 16);
+  const key = createHash("sha256")
+    .update(CFLAGS.join(" "))
+    .update(headers)
+    .update(text)
+    .digest("hex")
+    .slice(0, 16);
   const object = join(root, `build/objects/${key}.o`);
   if (!existsSync(object)) {
     const partial = `${object}.${process.pid}`;
@@ -40,10 +51,15 @@ async function buildShim(): Promise<void> {
   mkdirSync(join(root, "build/objects"), { recursive: true });
   await $`${join(root, "cffi/deps")}`;
   const files = readdirSync(join(root, "cffi")).map((name) => join(root, "cffi", name));
-  const headers = files.filter((f) => f.endsWith(".h")).map((f) => readFileSync(f, "utf8")).join("\0");
+  const headers = files
+    .filter((f) => f.endsWith(".h"))
+    .map((f) => readFileSync(f, "utf8"))
+    .join("\0");
   const objects = await Promise.all(files.filter((f) => f.endsWith(".c")).map((f) => compile(f, headers)));
   const target = join(root, "build/shim.so");
-  const inputs = createHash("sha256").update([...objects, ...LDFLAGS, ...LIBRARIES].sort().join(" ")).digest("hex");
+  const inputs = createHash("sha256")
+    .update([...objects, ...LDFLAGS, ...LIBRARIES].sort().join(" "))
+    .digest("hex");
   const stamp = join(root, "build/shim.inputs");
   if (existsSync(target) && existsSync(stamp) && readFileSync(stamp, "utf8") === inputs) return;
   const partial = `${target}.${process.pid}`;
@@ -60,12 +76,32 @@ async function buildExecutable(): Promise<void> {
     minify: true,
     bytecode: true,
     sourcemap: "none",
-    define: { "process.env.OVERLAYBD_VERSION": JSON.stringify(manifest.version) },
     // Without these a daemon started in a foreign directory would run that directory's configuration.
     compile: { outfile, autoloadDotenv: false, autoloadBunfig: false },
   });
+  await ignoreRuntimeVariables(outfile);
   const mebibytes = statSync(outfile).size / 2 ** 20;
   console.log(`dist/overlaybd ${mebibytes.toFixed(1)} MiB`);
+}
+
+/**
+ * The runtime inside the executable obeys two environment variables that would let anybody who can set a root
+ * daemon's environment run code in it, and offers no switch to turn that off. So the names it asks for are changed
+ * to ones that no environment can contain.
+ */
+async function ignoreRuntimeVariables(executable: string): Promise<void> {
+  const bytes = Buffer.from(await Bun.file(executable).arrayBuffer());
+  for (const name of ["BUN_BE_BUN", "BUN_OPTIONS"]) {
+    let found = 0;
+    for (let at = bytes.indexOf(name); at >= 0; at = bytes.indexOf(name, at + 1), found++)
+      bytes.write("=", at);
+    if (found === 0)
+      throw new Error(`${name} not found in the runtime: look for its new name and adapt build.ts`);
+  }
+  const partial = `${executable}.${process.pid}`;
+  await Bun.write(partial, bytes);
+  chmodSync(partial, 0o755);
+  renameSync(partial, executable);
 }
 
 await buildShim();

@@ -1,2 +1,13 @@
-import { bind } from "./native/library.ts";
-console.log(bind({ shim_version: { args: [], returns: "i32" } }).shim_version(), process.env.OVERLAYBD_VERSION);
+/**
+ * Process entry. Called by an upstream tool's name (a link to this executable) it is that tool; else the first word
+ * names a subcommand. In a worker thread it serves I/O.
+ */
+import { basename } from "node:path";
+import { isMainThread } from "node:worker_threads";
+
+async function main(): Promise<void> {
+  const { runCommandLine } = await import("./commands/_cli.ts");
+  process.exitCode = await runCommandLine(basename(process.argv0), process.argv.slice(2));
+}
+
+if (isMainThread) main();

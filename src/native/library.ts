@@ -18,7 +18,8 @@ let path: string | undefined;
 function findLoaded(): string | undefined {
   for (const fd of readdirSync("/proc/self/fd")) {
     try {
-      if (readlinkSync(`/proc/self/fd/${fd}`).startsWith(`/memfd:${MEMFD_NAME}`)) return `/proc/self/fd/${fd}`;
+      if (readlinkSync(`/proc/self/fd/${fd}`).startsWith(`/memfd:${MEMFD_NAME}`))
+        return `/proc/self/fd/${fd}`;
     } catch {
       // The descriptor readdir itself used is gone by now.
     }
@@ -30,8 +31,9 @@ function loadIntoMemory(): string {
   const libc = dlopen("libc.so.6", { memfd_create: { args: ["cstring", "u32"], returns: "i32" } });
   const MFD_CLOEXEC = 1;
   const fd = libc.symbols.memfd_create(Buffer.from(`${MEMFD_NAME}\0`), MFD_CLOEXEC);
-  if (fd < 0) throw new Error("memfd_create failed: the kernel refuses anonymous memory files, which overlaybd needs");
-  const bytes = readFileSync(shim as unknown as string);
+  if (fd < 0)
+    throw new Error("memfd_create failed: the kernel refuses anonymous memory files, which overlaybd needs");
+  const bytes = readFileSync(shim);
   for (let written = 0; written < bytes.length; ) written += writeSync(fd, bytes, written);
   return `/proc/self/fd/${fd}`;
 }
@@ -43,4 +45,5 @@ export function bind<const T extends Record<string, FFIFunction>>(symbols: T): S
 }
 
 type Symbols_<T extends Record<string, FFIFunction>> = ReturnType<typeof dlopen<T>>["symbols"];
+
 export type { Symbols };
