@@ -1,5 +1,6 @@
 /** Builds the shim before any test loads it, so that `bun test` alone always tests the C code in the tree. */
-import { $ } from "bun";
+
 import { join } from "node:path";
+import { $ } from "bun";
 
 await $`${process.execPath} ${join(import.meta.dir, "../build.ts")} shim`.quiet();

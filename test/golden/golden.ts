@@ -6,7 +6,8 @@ const candidate = resolve(import.meta.dir, "../../../shared/golden");
 
 /** Folder of the golden files, or null where they are absent; tests that need them then count as skipped. */
 export const goldenDir: string | null = existsSync(candidate) ? candidate : null;
-if (goldenDir === null) console.warn("golden files absent (../shared/golden): tests that read them are skipped");
+if (goldenDir === null)
+  console.warn("golden files absent (../shared/golden): tests that read them are skipped");
 
 /** Path of one golden file. Only call it where `goldenDir` is not null. */
 export function golden(name: string): string {
