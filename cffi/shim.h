@@ -74,4 +74,111 @@ EXPORT int shim_inflate_status(void *handle, struct shim_inflate_report *report)
 /* Stops the thread, also one blocked on a pipe, and frees the handle. */
 EXPORT void shim_inflate_close(void *handle);
 
+/* ---- queue.c ---- */
+
+#define QUEUE_WAKE_TAG 0xffffffffu
+
+/* A descriptor that `shim_wake_signal` makes readable, from any thread. */
+EXPORT int shim_wake_create(void);
+EXPORT int shim_wake_signal(int wake);
+/* A set of descriptors to wait on together; each has a tag of the caller's, QUEUE_WAKE_TAG is the wake descriptor's. */
+EXPORT int shim_queue_create(void);
+EXPORT int shim_queue_add(int queue, int fd, uint32_t tag);
+EXPORT int shim_queue_remove(int queue, int fd);
+/* Sleeps until something is readable; returns how many of `tags` were filled. A wake-up is taken from `wake` at once. */
+EXPORT int shim_queue_wait(int queue, int wake, uint32_t *tags, uint32_t capacity);
+
+/* ---- fuse.c ---- */
+
+/* A new connection of /dev/fuse, non-blocking. */
+EXPORT int shim_fuse_open(void);
+/*
+ * Mounts the connection where no path leads to and opens file `name` in it; when the returned descriptor and its
+ * copies are closed, the mount is gone. Blocks until the connection is served: by another thread.
+ */
+EXPORT int shim_fuse_open_served(int fuse, const char *name, int writable);
+/*
+ * Reads the next request; returns its length, which equals its header's. -EAGAIN: none waits; -ENODEV: unmounted.
+ * `capacity` must have room for the longest write (its header and data).
+ */
+EXPORT int shim_fuse_receive(int fuse, uint8_t *buffer, uint32_t capacity);
+/* Writes a reply: a struct fuse_out_header whose `len` is `length`, and what follows it. */
+EXPORT int shim_fuse_reply(int fuse, const uint8_t *reply, uint32_t length);
+
+/* ---- mount.c (blocking: for pool jobs) ---- */
+
+/* mount(2) and umount2(2). */
+EXPORT int shim_mount(const char *source, const char *target, const char *type, uint32_t flags,
+                      const char *options);
+EXPORT int shim_unmount(const char *target, uint32_t flags);
+/*
+ * Puts a free loop device over `backing`, with direct I/O where the file has it, cleared by the kernel when it is no
+ * longer used. Returns the device's number and stores an open descriptor of it.
+ */
+EXPORT int shim_loop_attach(int backing, int writable, uint32_t block_size, int32_t *loop);
+/* Closes the descriptor; when it is the last user, waits until the device is cleared. */
+EXPORT int shim_loop_release(int loop);
+
+/* ---- crc.c ---- */
+
+/* CRC-32C in raw form: no inversion before or after (polynomial 0x82F63B78, reflected; zfile.md section 4). */
+EXPORT uint32_t shim_crc32c(uint32_t seed, const void *bytes, uint32_t length);
+
+/* ---- codec.c (a context per thread, reused, so that no block allocates; `codec` is 1 LZ4, 2 zstd) ---- */
+
+struct decoder;
+/* NULL when out of memory. */
+EXPORT struct decoder *shim_decoder_open(void);
+EXPORT void shim_decoder_close(struct decoder *decoder);
+/*
+ * Decompresses the block source[0, stored) to exactly `plain` bytes at target and writes nowhere else, whatever the source
+ * holds. Returns 0, -EBADMSG when the source is not a block of that length, -EINVAL for an unknown codec.
+ */
+EXPORT int shim_decoder_run(struct decoder *decoder, int codec, const void *source, uint32_t stored, void *target,
+                            uint32_t plain);
+
+struct encoder;
+/* NULL when out of memory. */
+EXPORT struct encoder *shim_encoder_open(void);
+EXPORT void shim_encoder_close(struct encoder *encoder);
+/*
+ * Compresses source[0, plain) into at most `capacity` bytes at target and returns their number; equal input gives equal
+ * bytes. -ENOBUFS when it does not fit (never with shim_encoder_bound bytes), -EINVAL for an unknown codec.
+ */
+EXPORT int shim_encoder_run(struct encoder *encoder, int codec, const void *source, uint32_t plain, void *target,
+                            uint32_t capacity);
+/* The most bytes that a block of `plain` bytes can compress to, or -EINVAL. */
+EXPORT int shim_encoder_bound(int codec, uint32_t plain);
+
+/* ---- sha256.c ---- */
+
+struct sha256;
+/* NULL when out of memory. */
+EXPORT struct sha256 *shim_sha256_open(void);
+EXPORT void shim_sha256_close(struct sha256 *hash);
+EXPORT void shim_sha256_update(struct sha256 *hash, const void *bytes, double length);
+/* Hashes a range of a file; -ENODATA when the file ends inside it. */
+EXPORT int shim_sha256_update_file(struct sha256 *hash, int fd, double offset, double length);
+/* Writes the 32-byte digest and starts anew. */
+EXPORT void shim_sha256_final(struct sha256 *hash, uint8_t *digest);
+
+/* ---- compress.c: the parallel block compressor ---- */
+
+struct compressor;
+/*
+ * Compresses what is appended into blocks on `threads` threads and writes them in order to `fd` from `offset` on. The
+ * descriptor must stay open until shim_compressor_destroy.
+ */
+EXPORT int shim_compressor_create(int fd, double offset, int codec, uint32_t block_size, int checksum, uint32_t threads,
+                                  struct compressor **out);
+/* Copies `length` bytes in; waits while the threads are behind. Returns the first error that any thread met so far. */
+EXPORT int shim_compressor_append(struct compressor *c, const uint8_t *data, double length);
+EXPORT int shim_compressor_append_zeros(struct compressor *c, double length);
+/* Writes all that is left; totals[0] = number of blocks, totals[1] = offset in the file behind the last one. */
+EXPORT int shim_compressor_finish(struct compressor *c, double *totals);
+/* After finish: copies the stored length of every block; `capacity` entries must be enough for all. */
+EXPORT int shim_compressor_lengths(const struct compressor *c, uint32_t *out, double capacity);
+/* Stops the threads; unwritten bytes are lost. */
+EXPORT void shim_compressor_destroy(struct compressor *c);
+
 #endif

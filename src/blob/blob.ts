@@ -21,6 +21,21 @@ export interface BlobView {
   readonly size: number;
   /** Descriptor from which byte x of the blob is read at offset x, once it is there. */
   readonly fd: number;
-  /** Which refill units are there: bit u of word u >> 5 for bytes [u × unit, (u + 1) × unit). Absent: all of it. */
-  readonly valid?: { readonly bits: Uint32Array<SharedArrayBuffer>; readonly unit: number };
+  /** Which refill units are there. Absent: all of them, for as long as the blob is open. */
+  readonly valid?: Residency;
+}
+
+/**
+ * The refill units of a blob that can be read from its descriptor. Bits are set after the bytes are in the file, with
+ * `Atomics`, so a worker may look at any time. A unit can also be withdrawn (its bit is cleared, `epoch` is raised,
+ * and only then do its bytes go), so who reads loads `epoch` first, then looks at the bits, reads, and loads `epoch`
+ * again: if it has changed, the bytes may be gone and it has to start over.
+ */
+export interface Residency {
+  /** Bit u & 31 of word u >> 5 stands for bytes [u × unit, (u + 1) × unit). */
+  readonly bits: Uint32Array<SharedArrayBuffer>;
+  /** Bytes in a refill unit. */
+  readonly unit: number;
+  /** One word, shared by all blobs of a cache, that counts withdrawals. */
+  readonly epoch: Uint32Array<SharedArrayBuffer>;
 }

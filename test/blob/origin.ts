@@ -1,0 +1,34 @@
+/** Stand-ins for a registry. */
+import type { RangeOrigin } from "../../src/blob/origin.ts";
+import { random } from "../fixtures/random.ts";
+
+/** `size` bytes that depend on nothing but `seed`. */
+export function sampleBytes(size: number, seed = 1): Uint8Array {
+  const words = new Uint32Array(Math.ceil(size / 4));
+  const next = random(seed);
+  for (let i = 0; i < words.length; i++) words[i] = next() * 2 ** 32;
+  return new Uint8Array(words.buffer, 0, size);
+}
+
+export const DIGEST = `sha256:${"5a".repeat(32)}`;
+
+/** Serves bytes from memory, a little later, and remembers what was asked of it. */
+export class MemoryOrigin implements RangeOrigin {
+  readonly name = "test object";
+  readonly requests: { offset: number; length: number }[] = [];
+  /** What to do instead of answering rightly. */
+  fault: ((answer: Uint8Array) => Uint8Array) | undefined;
+
+  constructor(readonly bytes: Uint8Array) {}
+
+  get size(): number {
+    return this.bytes.length;
+  }
+
+  async readRange(offset: number, length: number): Promise<Uint8Array> {
+    this.requests.push({ offset, length });
+    await Bun.sleep(1);
+    const answer = this.bytes.slice(offset, offset + length);
+    return this.fault ? this.fault(answer) : answer;
+  }
+}
