@@ -1,0 +1,244 @@
+/**
+ * The tar wrapper of a layer blob (tar-wrapper.md): registries and image tools want a layer to be a tar archive, so the
+ * blob is its single member. Not a general tar implementation.
+ */
+import { fstatSync } from "node:fs";
+import { OverlaybdError } from "../../error.ts";
+import { type Output, writeAt, writing } from "../output.ts";
+import type { ByteSource } from "../source.ts";
+
+const BLOCK_BYTES = 512;
+/** Where the blob starts in archives we write: behind header and data of the PAX record and the member's header. */
+const BLOB_START = 3 * BLOCK_BYTES;
+const END_OF_ARCHIVE = new Uint8Array(2 * BLOCK_BYTES);
+/** Extended headers worth reading in front of the blob; a record naming a size is some twenty bytes long. */
+const MAX_EXTENDED_BYTES = 1 << 20;
+const MAX_HEADERS = 16;
+
+/** Position and length of the header's fields. */
+const FIELD = {
+  name: [0, 100],
+  mode: [100, 8],
+  uid: [108, 8],
+  gid: [116, 8],
+  size: [124, 12],
+  mtime: [136, 12],
+  checksum: [148, 8],
+  type: [156, 1],
+  magic: [257, 6],
+  version: [263, 2],
+  userName: [265, 32],
+  groupName: [297, 32],
+} as const;
+type Field = keyof typeof FIELD;
+
+/** Where a layer's bytes lie in a blob. */
+export interface BlobRange {
+  /** Offset of the first byte. */
+  readonly start: number;
+  /** Length in bytes. */
+  readonly size: number;
+}
+
+/**
+ * The layer inside `source`: what the tar that wraps it holds, or all of it when it is no ustar or PAX archive. Unlike
+ * upstream's reader, follows extended headers of any length and number (section 3).
+ * @throws OverlaybdError E_CORRUPT when the archive is cut off or damaged, E_LIMIT when its headers are absurdly long;
+ * and what reading the source throws.
+ */
+export async function unwrapTar(source: ByteSource): Promise<BlobRange> {
+  const whole = { start: 0, size: source.size };
+  if (source.size < BLOCK_BYTES) return whole;
+  let header = await source.read(0, BLOCK_BYTES);
+  if (!isTarHeader(header)) return whole;
+
+  let start = BLOCK_BYTES;
+  let paxSize = 0;
+  for (let extended = 0; isExtended(header); extended++) {
+    const length = numberField(source, header, "size");
+    if (length > MAX_EXTENDED_BYTES || extended === MAX_HEADERS) {
+      throw new OverlaybdError(
+        "E_LIMIT",
+        `${source.name}: more tar headers before the layer than can be needed`,
+      );
+    }
+    const type = typeOf(header);
+    const next = start + Math.ceil(length / BLOCK_BYTES) * BLOCK_BYTES;
+    if (next + BLOCK_BYTES > source.size)
+      throw corrupt(source, "the tar around the layer is cut off in its headers");
+    if (type === "x" || type === "g") paxSize = sizeRecord(await source.read(start, length)) || paxSize;
+    header = await source.read(next, BLOCK_BYTES);
+    start = next + BLOCK_BYTES;
+  }
+  const size = paxSize || numberField(source, header, "size");
+  if (start + size > source.size) {
+    throw corrupt(
+      source,
+      `the tar says its layer has ${size} bytes, but only ${source.size - start} are there`,
+    );
+  }
+  return { start, size };
+}
+
+/**
+ * Wraps what is written to a new file between `begin` and `finish` in a tar, byte for byte as upstream does. The size is
+ * known last but stands first, so until then the file starts with a placeholder that no reader takes for a tar.
+ */
+export class TarWrapper {
+  private finished = false;
+
+  constructor(private readonly output: Output) {}
+
+  /** Writes the placeholder; returns the offset at which the blob has to start. */
+  begin(): number {
+    const record = paxRecord(0);
+    this.writeHeaders(paxHeader(record), record, memberHeader("overlaybd.new", "xxtar", "xx", this.mode()));
+    return BLOB_START;
+  }
+
+  /** Puts the headers and the end of the archive around a blob of `size` bytes. Only the first call does anything. */
+  finish(size: number): void {
+    if (this.finished) return;
+    this.finished = true;
+    writeAt(this.output, END_OF_ARCHIVE, BLOB_START + Math.ceil(size / BLOCK_BYTES) * BLOCK_BYTES);
+    const record = paxRecord(size);
+    const pax = paxHeader(record);
+    setText(pax, "magic", "ustar");
+    setText(pax, "version", "00");
+    setChecksum(pax);
+    this.writeHeaders(pax, record, memberHeader("overlaybd.commit", "ustar", "00", this.mode()));
+  }
+
+  private writeHeaders(pax: Uint8Array, record: Uint8Array, member: Uint8Array): void {
+    const bytes = new Uint8Array(BLOB_START);
+    bytes.set(pax);
+    bytes.set(record, BLOCK_BYTES);
+    bytes.set(member, 2 * BLOCK_BYTES);
+    writeAt(this.output, bytes, 0);
+  }
+
+  private mode(): number {
+    return writing(this.output.path, () => fstatSync(this.output.fd).mode);
+  }
+}
+
+/** Header of the PAX record, not yet recognisable as one: magic, version and checksum are missing. */
+function paxHeader(record: Uint8Array): Uint8Array {
+  const header = new Uint8Array(BLOCK_BYTES);
+  setText(header, "name", "overlaybd.pax");
+  setNumber(header, "size", record.length);
+  setText(header, "type", "x");
+  return header;
+}
+
+/** Header of the blob's member (section 1.2): no size, which only the PAX record has; no time; owned by root. */
+function memberHeader(name: string, magic: string, version: string, mode: number): Uint8Array {
+  const header = new Uint8Array(BLOCK_BYTES);
+  setText(header, "name", name);
+  setNumber(header, "mode", mode);
+  setNumber(header, "uid", 0);
+  setNumber(header, "gid", 0);
+  setNumber(header, "size", 0);
+  setNumber(header, "mtime", 0);
+  setText(header, "type", "0");
+  setText(header, "magic", magic);
+  setText(header, "version", version);
+  setText(header, "userName", "root");
+  setText(header, "groupName", "root");
+  setChecksum(header);
+  return header;
+}
+
+/** "LEN size=N\n", LEN counting itself (section 1.4). */
+function paxRecord(size: number): Uint8Array {
+  const rest = ` size=${size}\n`;
+  let length = rest.length + 1;
+  while (`${length}${rest}`.length !== length) length++;
+  return Buffer.from(`${length}${rest}`);
+}
+
+function setText(header: Uint8Array, field: Field, text: string): void {
+  header.set(Buffer.from(text), FIELD[field][0]);
+}
+
+/** Octal, padded with spaces on the left; 8-byte fields end with a space and NUL, 12-byte fields with a space (1.3). */
+function setNumber(header: Uint8Array, field: Field, value: number): void {
+  const [at, length] = FIELD[field];
+  const digits = length === 8 ? 6 : 11;
+  header.set(Buffer.from(`${value.toString(8).padStart(digits)} `), at);
+}
+
+function setChecksum(header: Uint8Array): void {
+  setNumber(header, "checksum", checksums(header).unsigned);
+}
+
+/** Sum of all bytes, those of the checksum itself counted as spaces; some old tars took bytes for signed. */
+function checksums(header: Uint8Array): { unsigned: number; signed: number } {
+  const [at, length] = FIELD.checksum;
+  let unsigned = 0;
+  let signed = 0;
+  for (let i = 0; i < BLOCK_BYTES; i++) {
+    const byte = i >= at && i < at + length ? 0x20 : header[i];
+    unsigned += byte;
+    signed += (byte << 24) >> 24;
+  }
+  return { unsigned, signed };
+}
+
+/** Section 3: "ustar" (the sixth byte is not compared), version "00" and a right checksum; so not GNU's dialect. */
+function isTarHeader(header: Uint8Array): boolean {
+  if (!text(header, "magic").startsWith("ustar") || text(header, "version") !== "00") return false;
+  const stored = octal(text(header, "checksum"));
+  const { unsigned, signed } = checksums(header);
+  return stored === unsigned || stored === signed;
+}
+
+/** PAX and GNU headers that describe the member behind them. */
+function isExtended(header: Uint8Array): boolean {
+  return /[xgLK]/.test(typeOf(header));
+}
+
+function typeOf(header: Uint8Array): string {
+  return text(header, "type");
+}
+
+function text(header: Uint8Array, field: Field): string {
+  const [at, length] = FIELD[field];
+  return Buffer.from(header.subarray(at, at + length)).toString("latin1");
+}
+
+/** The number in an octal field: leading spaces, digits, then nothing or a space or NUL; else NaN. */
+function octal(field: string): number {
+  const match = /^ *([0-7]*)(?:[ \0].*)?$/s.exec(field);
+  return match ? Number.parseInt(match[1] || "0", 8) : Number.NaN;
+}
+
+/** A size, in octal or in GNU's big-endian binary form (first byte 0x80). */
+function numberField(source: ByteSource, header: Uint8Array, field: Field): number {
+  const [at, length] = FIELD[field];
+  const binary = header[at] === 0x80;
+  const value = binary
+    ? header.subarray(at + 1, at + length).reduce((sum, byte) => sum * 256 + byte, 0)
+    : octal(text(header, field));
+  if (!Number.isSafeInteger(value)) throw corrupt(source, `the tar header's ${field} field is not a number`);
+  return value;
+}
+
+/** Value of the last "size" record in PAX data, 0 without one. */
+function sizeRecord(data: Uint8Array): number {
+  const records = Buffer.from(data).toString("latin1");
+  let size = 0;
+  for (let at = 0; at < records.length; ) {
+    const length = /^(\d{1,7}) /.exec(records.slice(at, at + 8));
+    if (length === null || Number(length[1]) <= length[0].length) break;
+    const record = records.slice(at + length[0].length, at + Number(length[1]));
+    const value = /^size=(\d{1,15})\n$/.exec(record);
+    if (value) size = Number(value[1]);
+    at += Number(length[1]);
+  }
+  return size;
+}
+
+function corrupt(source: ByteSource, what: string): OverlaybdError {
+  return new OverlaybdError("E_CORRUPT", `${source.name}: ${what}`);
+}
