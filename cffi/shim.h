@@ -93,10 +93,12 @@ EXPORT int shim_queue_wait(int queue, int wake, uint32_t *tags, uint32_t capacit
 /* A new connection of /dev/fuse, non-blocking. */
 EXPORT int shim_fuse_open(void);
 /*
- * Mounts the connection where no path leads to and opens file `name` in it; when the returned descriptor and its
- * copies are closed, the mount is gone. Blocks until the connection is served: by another thread.
+ * Mounts the connection where no path leads to; returns a descriptor of its root. Does not wait for the server. Only
+ * a mounted connection can be served. When the descriptor and all files opened below it are closed, the mount is gone.
  */
-EXPORT int shim_fuse_open_served(int fuse, const char *name, int writable);
+EXPORT int shim_fuse_mount(int fuse);
+/* Opens file `name` in the mount. Blocks until it is served: by another thread. */
+EXPORT int shim_fuse_open_served(int mount, const char *name, int writable);
 /*
  * Reads the next request; returns its length, which equals its header's. -EAGAIN: none waits; -ENODEV: unmounted.
  * `capacity` must have room for the longest write (its header and data).

@@ -1,0 +1,270 @@
+/**
+ * One FUSE connection: a file system of one directory with one file, which is the virtual disk. Runs in an I/O worker;
+ * a read whose bytes are not here is parked, and the connection goes on with the next request.
+ */
+import { constants } from "node:os";
+import { MAX_PAYLOAD, type ReplyBuffer, type RequestBuffer } from "../../native/fuse.ts";
+import { type CounterMemory, counterIndex } from "../counters.ts";
+import { type Disk, type MissingRange, SECTOR } from "../disk.ts";
+import { ParkedReads } from "../parked.ts";
+import * as protocol from "./protocol.ts";
+import { InitFlag, Opcode, OpenFlag, type Unique } from "./protocol.ts";
+
+const { EINTR, EINVAL, EIO, ENOENT, ENOSPC, ENOSYS, EOPNOTSUPP, EPROTO, EROFS } = constants.errno;
+
+const ROOT = 1;
+const FILE = 2;
+/** File types in st_mode (S_IFDIR, S_IFREG) and in directory entries (DT_DIR, DT_REG). */
+const DIRECTORY = { mode: 0o040000, type: 4 } as const;
+const REGULAR = { mode: 0o100000, type: 8 } as const;
+
+/** Access mode bits of open(2). */
+const ACCESS_MODE = 3;
+/** Modes of fallocate(2) after which the range reads as zeros. */
+const KEEP_SIZE = 1;
+const PUNCH_HOLE = 2;
+const ZERO_RANGE = 16;
+
+/**
+ * More than the 128 requests that a loop device sends at most: the kernel holds requests back beyond this number, also
+ * those that could be served while others wait for the network.
+ */
+const MAX_BACKGROUND = 512;
+
+/** Requests taken in one turn, so that one busy device does not starve the worker's others. */
+const TURN = 32;
+
+interface Read {
+  readonly unique: Unique;
+  readonly offset: number;
+  readonly length: number;
+}
+
+export interface SessionOptions {
+  /** Descriptor of the connection; the session closes it. */
+  readonly fd: number;
+  /** The file's name. */
+  readonly name: string;
+  readonly disk: Disk;
+  readonly counters: CounterMemory;
+  /** Asks for bytes from the network; `settled` answers. */
+  readonly ask: (fetch: number, range: MissingRange) => void;
+}
+
+/** Buffers that all sessions of a worker share: a request is finished, or parked without them, before the next. */
+export interface Buffers {
+  readonly request: RequestBuffer;
+  readonly reply: ReplyBuffer;
+}
+
+export class FuseSession {
+  private readonly disk: Disk;
+  private readonly parked: ParkedReads<Read>;
+
+  constructor(
+    private readonly options: SessionOptions,
+    private readonly buffers: Buffers,
+  ) {
+    this.disk = options.disk;
+    this.parked = new ParkedReads(options.ask);
+  }
+
+  /** Serves the requests that wait, up to a bound; false once the file system is unmounted. */
+  serve(): boolean {
+    for (let i = 0; i < TURN; i++) {
+      const state = this.buffers.request.receive(this.options.fd);
+      if (state === "unmounted") return false;
+      if (state === "none") break;
+      this.handle(this.buffers.request.view);
+    }
+    return true;
+  }
+
+  /** A fetch has ended: reads that waited for it go on, or fail with EIO. */
+  settled(fetch: number, failed: boolean): void {
+    for (const { read, failed: lost } of this.parked.settle(fetch, failed)) {
+      if (lost) this.fail(read.unique, EIO);
+      else this.guarded(read.unique, () => this.read(read));
+    }
+  }
+
+  private handle(view: DataView): void {
+    const opcode = protocol.request.opcode(view);
+    const unique = protocol.request.unique(view);
+    if (protocol.request.length(view) < protocol.IN_HEADER + protocol.leastBody(opcode)) {
+      this.fail(unique, EPROTO);
+      return;
+    }
+    this.guarded(unique, () => this.dispatch(opcode, unique, view));
+  }
+
+  /** Whatever goes wrong with one request is that request's answer. */
+  private guarded(unique: Unique, serve: () => void): void {
+    try {
+      serve();
+    } catch (error) {
+      this.fail(unique, errnoOf(error));
+    }
+  }
+
+  private dispatch(opcode: number, unique: Unique, view: DataView): void {
+    const reply = this.buffers.reply.view;
+    switch (opcode) {
+      case Opcode.READ:
+        return this.startRead(unique, view);
+      case Opcode.WRITE:
+        return this.write(unique, view);
+      case Opcode.FSYNC:
+        this.disk.flush();
+        return this.answer(unique, 0);
+      case Opcode.FALLOCATE:
+        return this.allocate(unique, view);
+      case Opcode.INIT:
+        return this.init(unique, view);
+      case Opcode.LOOKUP:
+        if (protocol.request.node(view) !== ROOT || protocol.decodeName(view) !== this.options.name)
+          return this.fail(unique, ENOENT);
+        return this.answer(unique, protocol.encodeEntry(reply, this.attributes(FILE)));
+      case Opcode.GETATTR:
+        return this.answer(
+          unique,
+          protocol.encodeAttributes(reply, this.attributes(protocol.request.node(view))),
+        );
+      case Opcode.OPEN:
+        return this.open(unique, view);
+      case Opcode.OPENDIR:
+        return this.answer(unique, protocol.encodeOpen(reply, 0));
+      case Opcode.READDIR:
+        return this.list(unique, view);
+      case Opcode.STATFS:
+        return this.answer(unique, protocol.encodeStatfs(reply, this.disk.size));
+      case Opcode.ACCESS:
+      case Opcode.FLUSH:
+      case Opcode.RELEASE:
+      case Opcode.RELEASEDIR:
+      case Opcode.FSYNCDIR:
+      case Opcode.DESTROY:
+        return this.answer(unique, 0);
+      case Opcode.FORGET:
+      case Opcode.BATCH_FORGET:
+        return; // Never answered; inodes are not counted, there are two.
+      case Opcode.INTERRUPT:
+        return this.interrupt(protocol.decodeInterrupt(view));
+      default:
+        return this.fail(unique, ENOSYS);
+    }
+  }
+
+  private init(unique: Unique, view: DataView): void {
+    const kernel = protocol.decodeInit(view);
+    if (kernel.major < protocol.VERSION.major) return this.fail(unique, EPROTO);
+    // A newer major sees our version in the answer and asks again.
+    const wanted = InitFlag.ASYNC_READ | InitFlag.BIG_WRITES | InitFlag.ASYNC_DIO | InitFlag.MAX_PAGES;
+    const reply = {
+      flags: kernel.flags & wanted,
+      maxReadahead: kernel.maxReadahead,
+      maxBackground: MAX_BACKGROUND,
+      maxWrite: MAX_PAYLOAD,
+    };
+    this.answer(unique, protocol.encodeInit(this.buffers.reply.view, reply));
+  }
+
+  private attributes(node: number): protocol.Attributes {
+    if (node === ROOT) return { node, size: 0, mode: DIRECTORY.mode | 0o500, links: 2 };
+    return { node: FILE, size: this.disk.size, mode: REGULAR.mode | 0o600, links: 1 };
+  }
+
+  private open(unique: Unique, view: DataView): void {
+    const writes = (protocol.decodeOpenFlags(view) & ACCESS_MODE) !== 0;
+    if (writes && !this.disk.writable) return this.fail(unique, EROFS);
+    // The loop device's user caches; a second copy here would only cost memory.
+    const flags = OpenFlag.DIRECT_IO | OpenFlag.PARALLEL_DIRECT_WRITES;
+    this.answer(unique, protocol.encodeOpen(this.buffers.reply.view, flags));
+  }
+
+  private list(unique: Unique, view: DataView): void {
+    const { offset, length } = protocol.decodeRange(view);
+    const entries = [
+      { node: ROOT, name: ".", type: DIRECTORY.type },
+      { node: ROOT, name: "..", type: DIRECTORY.type },
+      { node: FILE, name: this.options.name, type: REGULAR.type },
+    ];
+    const capacity = Math.min(length, MAX_PAYLOAD);
+    this.answer(unique, protocol.encodeDirectory(this.buffers.reply.view, entries, offset, capacity));
+  }
+
+  private startRead(unique: Unique, view: DataView): void {
+    const { offset, length } = protocol.decodeRange(view);
+    if (offset >= this.disk.size) return this.answer(unique, 0);
+    const inside = Math.min(length, this.disk.size - offset);
+    if (!isSectors(offset, inside) || inside > MAX_PAYLOAD) return this.fail(unique, EINVAL);
+    this.count("reads", 1);
+    this.read({ unique, offset, length: inside });
+  }
+
+  private read(read: Read): void {
+    const missing = this.disk.read(read.offset, read.length, this.buffers.reply.payload);
+    if (missing) {
+      this.count("misses", 1);
+      this.parked.park(read, missing);
+      return;
+    }
+    this.count("readBytes", read.length);
+    this.answer(read.unique, read.length);
+  }
+
+  private write(unique: Unique, view: DataView): void {
+    const { offset, length } = protocol.decodeRange(view);
+    if (!this.disk.writable) return this.fail(unique, EROFS);
+    const sent = protocol.request.length(view) - protocol.IN_HEADER - protocol.leastBody(Opcode.WRITE);
+    if (!isSectors(offset, length) || length > sent) return this.fail(unique, EINVAL);
+    if (offset + length > this.disk.size) return this.fail(unique, ENOSPC);
+    this.disk.write(offset, length, this.buffers.request.writeData);
+    this.count("writes", 1);
+    this.count("writtenBytes", length);
+    this.answer(unique, protocol.encodeWritten(this.buffers.reply.view, length));
+  }
+
+  private allocate(unique: Unique, view: DataView): void {
+    const { offset, length, mode } = protocol.decodeFallocate(view);
+    const operation = mode & ~KEEP_SIZE;
+    if (operation !== PUNCH_HOLE && operation !== ZERO_RANGE) return this.fail(unique, EOPNOTSUPP);
+    if (!this.disk.writable) return this.fail(unique, EROFS);
+    if (!isSectors(offset, length) || offset + length > this.disk.size) return this.fail(unique, EINVAL);
+    this.disk.discard(offset, length);
+    this.answer(unique, 0);
+  }
+
+  private interrupt(target: Unique): void {
+    const read = this.parked.cancel((r) => r.unique.low === target.low && r.unique.high === target.high);
+    // Anything else is answered already.
+    if (read) this.fail(read.unique, EINTR);
+  }
+
+  private answer(unique: Unique, payload: number): void {
+    const { reply } = this.buffers;
+    reply.send(this.options.fd, protocol.encodeHeader(reply.view, unique, 0, payload));
+  }
+
+  private fail(unique: Unique, errno: number): void {
+    const { reply } = this.buffers;
+    if (errno === EIO) this.count("errors", 1);
+    reply.send(this.options.fd, protocol.encodeHeader(reply.view, unique, errno, 0));
+  }
+
+  private count(counter: keyof typeof counterIndex, by: number): void {
+    this.options.counters[counterIndex[counter]] += by;
+  }
+}
+
+function isSectors(offset: number, length: number): boolean {
+  return offset % SECTOR === 0 && length % SECTOR === 0 && length > 0;
+}
+
+/** The system's reason where it means something to the disk's user, else EIO. */
+function errnoOf(error: unknown): number {
+  for (let at = error; at instanceof Error; at = at.cause) {
+    if ("errno" in at && (at.errno === ENOSPC || at.errno === EROFS)) return at.errno;
+  }
+  return EIO;
+}
