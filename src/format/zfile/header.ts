@@ -106,7 +106,8 @@ export function decodeHeader(block: Uint8Array, name: string): ZFileHeader {
 
 /** Raw CRC-32C of the whole block with the digest itself taken as zero (section 4.1). */
 function digest(block: Uint8Array): number {
-  const copy = block.slice(0, HEADER_BYTES);
+  // Not slice(): a Buffer's would share the memory.
+  const copy = Uint8Array.from(block.subarray(0, HEADER_BYTES));
   copy.fill(0, FIELD.digest, FIELD.digest + 4);
   return crc32c(copy);
 }

@@ -1,6 +1,6 @@
 /** Reading a ZFile's content and verifying its blocks, where neither has to be fast: tools, and opening an image. */
 import { OverlaybdError } from "../../error.ts";
-import { BlockDecoder, crc32c } from "../../native/codec.ts";
+import { crc32c, decompressBlock } from "../../native/codec.ts";
 import type { ByteSource } from "../source.ts";
 import { type BlockTable, blockOffset, CHECKSUM_BYTES, plainLength, storedLength } from "./blocks.ts";
 
@@ -38,31 +38,22 @@ export class ZFileSource implements ByteSource {
     }
     const result = new Uint8Array(length);
     if (length === 0) return result;
-    const decoder = new BlockDecoder();
-    try {
-      await this.decodeInto(result, offset, decoder);
-    } finally {
-      decoder.close();
-    }
-    return result;
-  }
-
-  private async decodeInto(result: Uint8Array, offset: number, decoder: BlockDecoder): Promise<void> {
-    const { stored, table } = this;
-    const end = offset + result.length;
+    const { stored } = this;
+    const end = offset + length;
     const scratch = new Uint8Array(table.blockSize);
     const first = Math.floor(offset / table.blockSize);
     const last = Math.floor((end - 1) / table.blockSize);
     for await (const { index, bytes } of storedBlocks(stored, table, first, last)) {
       if (!isIntact(table, bytes)) throw damaged(stored, table, index, "its checksum does not match");
       const plain = scratch.subarray(0, plainLength(table, index));
-      if (!decoder.decode(table.codec, body(table, bytes), plain)) {
+      if (!decompressBlock(table.codec, body(table, bytes), plain)) {
         throw damaged(stored, table, index, "it does not decompress to its size");
       }
       const start = index * table.blockSize;
       const from = Math.max(offset - start, 0);
       result.set(plain.subarray(from, end - start), start + from - offset);
     }
+    return result;
   }
 }
 
