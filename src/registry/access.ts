@@ -1,0 +1,72 @@
+/** From a reference to the repository it names: how the rest of the program gets at images. */
+import { authorize } from "./authorization.ts";
+import { RemoteRepository } from "./client.ts";
+import { type CredentialSource, dockerCredentials } from "./credentials.ts";
+import { ImageLayout } from "./layout.ts";
+import { LayoutRepository } from "./layout-repository.ts";
+import { followRedirects } from "./redirect.ts";
+import type { Reference } from "./reference.ts";
+import type { Repository } from "./repository.ts";
+import type { RetryPolicy } from "./retry.ts";
+import { fetchTransport, STALL_MS, type TlsOptions, type Transport } from "./transport.ts";
+
+export interface AccessOptions {
+  /** Plain HTTP instead of TLS. Never chosen by itself, not even for localhost. */
+  readonly plain?: boolean;
+  readonly tls?: TlsOptions;
+  /** Default: Docker's configuration. */
+  readonly credentials?: CredentialSource;
+  /** Push blobs in PATCH requests of this many bytes instead of one PUT. */
+  readonly chunkBytes?: number;
+  /** Milliseconds for one small exchange (manifest, range, check), answer included; default 60 s. */
+  readonly deadline?: number;
+  /** Milliseconds without a byte moving after which a connection is given up; default 30 s. */
+  readonly stall?: number;
+  readonly retry?: RetryPolicy;
+}
+
+/** Opens the repository of a reference. Without `create` the directory of an image layout has to exist. */
+export type OpenRepository = (
+  reference: Reference,
+  mode?: { readonly create?: boolean },
+) => Promise<Repository>;
+
+const DEFAULT_DEADLINE_MS = 60_000;
+
+/**
+ * Sets up access with one set of options; connections, challenges and tokens are shared by all repositories of a host.
+ * @throws (when a repository is opened) OverlaybdError E_CONFIG when a certificate file is unusable
+ */
+export function repositoryAccess(options: AccessOptions = {}): OpenRepository {
+  const { plain = false, deadline = DEFAULT_DEADLINE_MS, stall = STALL_MS, chunkBytes } = options;
+  const credentials = options.credentials ?? dockerCredentials();
+  const hosts = new Map<string, Promise<Transport>>();
+
+  async function connect(origin: string, host: string): Promise<Transport> {
+    const transport = await fetchTransport(options.tls, stall);
+    return followRedirects(authorize(transport, origin, host, credentials));
+  }
+
+  return async (reference, { create = false } = {}) => {
+    if (reference.kind === "layout") {
+      return new LayoutRepository(await ImageLayout.open(reference.directory, { create }));
+    }
+    const { host, repository } = reference;
+    // The URL's spelling of the origin: default ports left out, host in lower case.
+    const { origin } = new URL(`${plain ? "http" : "https"}://${host}`);
+    let transport = hosts.get(host);
+    if (transport === undefined) {
+      transport = connect(origin, host);
+      hosts.set(host, transport);
+    }
+    return new RemoteRepository({
+      transport: await transport,
+      origin,
+      host,
+      repository,
+      deadline,
+      chunkBytes,
+      retry: options.retry,
+    });
+  };
+}

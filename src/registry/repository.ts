@@ -1,0 +1,84 @@
+/** One repository of images, wherever it is: in a remote registry or in an OCI layout directory. */
+import type { Descriptor } from "./descriptor.ts";
+
+export interface Repository {
+  /** What to call it in messages: `host/path` or `oci:directory`. */
+  readonly name: string;
+
+  // ---- pull
+
+  /**
+   * The descriptor (media type, digest, size) of the manifest or index behind a tag or digest. Without a target: the
+   * only image of a layout.
+   * @throws OverlaybdError E_NOT_FOUND
+   */
+  resolve(target?: string): Promise<Descriptor>;
+
+  /**
+   * The bytes of a manifest or index, at most `MANIFEST_LIMIT`, verified against the digest.
+   * @throws OverlaybdError E_NOT_FOUND, E_CORRUPT, E_LIMIT
+   */
+  manifest(descriptor: Descriptor): Promise<Uint8Array>;
+
+  /**
+   * All of a blob, in order. Size and digest are verified: the stream fails with E_CORRUPT at its end (before it ends
+   * regularly) when they do not match, so nothing may be trusted until the end is reached.
+   * @throws OverlaybdError E_NOT_FOUND
+   */
+  blob(descriptor: Descriptor): Promise<ReadableStream<Uint8Array>>;
+
+  /**
+   * Exactly `length` bytes of a blob from `offset` on. They cannot be verified against the digest.
+   * @throws OverlaybdError E_REGISTRY when the range is not within the blob
+   */
+  blobRange(digest: string, offset: number, length: number): Promise<Uint8Array>;
+
+  hasBlob(digest: string): Promise<boolean>;
+
+  // ---- push
+
+  /** Stores a blob unless it is there. Its content must have the descriptor's size and digest. */
+  pushBlob(descriptor: Pick<Descriptor, "digest" | "size">, content: BlobContent): Promise<void>;
+
+  /** Begins storing a blob whose digest is not known yet. */
+  openUpload(): Promise<BlobUpload>;
+
+  /** Makes a blob of repository `from` of the same registry available here, without a transfer; false: it cannot be. */
+  mountBlob(digest: string, from: string): Promise<boolean>;
+
+  /**
+   * Stores a manifest or index under a tag, or under its digest alone when `tag` is undefined. All that it refers to
+   * has to be there already.
+   */
+  pushManifest(tag: string | undefined, mediaType: string, bytes: Uint8Array): Promise<Descriptor>;
+
+  // ---- discovery
+
+  tags(): Promise<string[]>;
+
+  /** Descriptors of the manifests whose subject is `digest`, of one artifact type or of all. */
+  referrers(digest: string, artifactType?: string): Promise<Descriptor[]>;
+}
+
+/**
+ * Content to push: a `Blob` (a file: `Bun.file(path)`), or a function that opens a stream. It is opened again when a
+ * transfer has to be repeated, therefore a bare stream will not do.
+ */
+export type BlobContent = Blob | (() => Promise<ReadableStream<Uint8Array>>);
+
+export function openContent(content: BlobContent): Promise<ReadableStream<Uint8Array>> {
+  return content instanceof Blob ? Promise.resolve(content.stream()) : content();
+}
+
+/** A blob being stored piece by piece. Calls must not overlap. */
+export interface BlobUpload {
+  /** Appends `bytes`, which may be reused after the returned promise resolves. */
+  write(bytes: Uint8Array): Promise<void>;
+  /**
+   * Completes the blob, which then exists in the repository.
+   * @throws OverlaybdError E_CORRUPT when what was written has another digest
+   */
+  commit(digest: string): Promise<void>;
+  /** Gives up; nothing of it is left. */
+  abort(): Promise<void>;
+}

@@ -1,0 +1,322 @@
+/**
+ * One HTTP request, one answer: what everything above is built on and what middle layers (authorization, redirects,
+ * later mirrors) wrap. Nothing here retries.
+ *
+ * Every request is watched: the server has to answer, and bytes have to move in either direction, within a time; small
+ * exchanges also have a deadline as a whole. So a peer that accepts and then says nothing, also on a pooled connection
+ * that died unnoticed, costs a bounded time.
+ */
+import { readFile } from "node:fs/promises";
+import { rootCertificates } from "node:tls";
+import { type ErrorCode, OverlaybdError } from "../error.ts";
+
+export interface HttpRequest {
+  readonly method: string;
+  readonly url: URL;
+  readonly headers?: Readonly<Record<string, string>>;
+  /** Opens the body; called again when the request has to be sent again. */
+  readonly body?: () => Promise<ReadableStream<Uint8Array> | Uint8Array>;
+  /** What is transferred, for errors: "blob sha256:… bytes 0-4095". */
+  readonly subject: string;
+  /** Token scopes the request needs: "repository:ns/name:pull". */
+  readonly scopes?: readonly string[];
+  /** Milliseconds for everything including the body of the answer; absent: as long as bytes keep moving. */
+  readonly deadline?: number;
+  /** Milliseconds to wait for the answer after the request is sent; absent: as for any bytes. */
+  readonly patience?: number;
+  /** Number of this attempt, from 1. Attempts after the first do not reuse a pooled connection. */
+  readonly attempt?: number;
+}
+
+export type Transport = (request: HttpRequest) => Promise<HttpResponse>;
+
+export interface TlsOptions {
+  /** Do not verify the server's certificate. */
+  readonly insecure?: boolean;
+  /** Paths of PEM files with certificate authorities to trust besides the usual ones. */
+  readonly authorities?: readonly string[];
+  /** Paths of PEM files with the client's own certificate and key. */
+  readonly client?: { readonly certificate: string; readonly key: string };
+}
+
+/** Longest time without a byte moving, in milliseconds. */
+export const STALL_MS = 30_000;
+
+const USER_AGENT = `overlaybd/${process.env.OVERLAYBD_VERSION ?? "development"}`;
+/** At most this much of an error answer is read. */
+const ERROR_BODY_LIMIT = 64 * 1024;
+
+/** A failed request. `transient`: sending it again may help. */
+export class RequestError extends OverlaybdError {
+  constructor(
+    code: ErrorCode,
+    /** What went wrong, without what was requested: the retry loop adds that and the number of attempts. */
+    readonly reason: string,
+    readonly details: {
+      request: HttpRequest;
+      status?: number;
+      transient?: boolean;
+      /** Milliseconds the server asked to wait. */
+      retryAfter?: number;
+      cause?: unknown;
+    },
+  ) {
+    const { request, cause } = details;
+    const attempt = request.attempt === undefined ? "" : ` (attempt ${request.attempt})`;
+    super(code, `${request.subject}: ${request.method} ${describe(request.url)}: ${reason}${attempt}`, {
+      cause,
+    });
+  }
+}
+
+/** A URL without what may be secret: user info, and the query, which signs the URLs of object stores. */
+export function describe(url: URL): string {
+  return `${url.origin}${url.pathname}`;
+}
+
+/** Sends requests with `fetch`, without following redirects. Proxy environment variables are honoured by it. */
+export async function fetchTransport(tls: TlsOptions = {}, stall = STALL_MS): Promise<Transport> {
+  const options = await readTls(tls);
+  return async (request) => {
+    const watch = new Watch(request.deadline, stall);
+    const patience = request.patience ?? stall;
+    try {
+      watch.touch(patience);
+      const content = await request.body?.();
+      const response = await fetch(request.url, {
+        method: request.method,
+        headers: { "user-agent": USER_AGENT, "accept-encoding": "identity", ...request.headers },
+        body: content instanceof ReadableStream ? watched(content, watch, patience) : content,
+        redirect: "manual",
+        signal: watch.signal,
+        tls: options,
+        decompress: false,
+        keepalive: (request.attempt ?? 1) === 1,
+      });
+      // From here on only waiting for the next bytes counts, not the time the caller takes to want them.
+      watch.pause();
+      return new HttpResponse(request, response, watch);
+    } catch (error) {
+      throw failure(error, request, watch);
+    }
+  };
+}
+
+async function readTls(tls: TlsOptions) {
+  const pem = async (path: string, marker: string) => {
+    const text = await readFile(path, "utf8").catch((error: Error) => {
+      throw new OverlaybdError("E_CONFIG", `cannot read ${path}: ${error.message}`, { cause: error });
+    });
+    if (!text.includes(marker))
+      throw new OverlaybdError("E_CONFIG", `${path} holds no PEM ${marker.slice(5)}`);
+    return text;
+  };
+  const authorities = await Promise.all(
+    (tls.authorities ?? []).map((path) => pem(path, "BEGIN CERTIFICATE")),
+  );
+  return {
+    rejectUnauthorized: tls.insecure !== true,
+    // A list of authorities replaces the default ones, so they have to be in it.
+    ca: authorities.length === 0 ? undefined : [...rootCertificates, ...authorities],
+    cert: tls.client && (await pem(tls.client.certificate, "BEGIN CERTIFICATE")),
+    key: tls.client && (await pem(tls.client.key, "PRIVATE KEY")),
+  };
+}
+
+/** The answer to a request. Its body has to be consumed by exactly one of `bytes`, `stream` and `discard`. */
+export class HttpResponse {
+  constructor(
+    readonly request: HttpRequest,
+    readonly response: Response,
+    readonly watch: Watch,
+  ) {}
+
+  get status(): number {
+    return this.response.status;
+  }
+
+  header(name: string): string | undefined {
+    return this.response.headers.get(name) ?? undefined;
+  }
+
+  /** The whole body. @throws RequestError E_LIMIT when it is longer than `limit` bytes. */
+  async bytes(limit: number): Promise<Uint8Array> {
+    const chunks: Uint8Array[] = [];
+    let length = 0;
+    for await (const chunk of this.stream()) {
+      length += chunk.byteLength;
+      if (length > limit) throw this.error("E_LIMIT", `the answer is longer than ${limit} bytes`);
+      chunks.push(chunk);
+    }
+    return chunks.length === 1 ? chunks[0] : Buffer.concat(chunks);
+  }
+
+  /** The body as it arrives. Leaving the loop early closes the connection. */
+  async *stream(): AsyncGenerator<Uint8Array, void> {
+    const encoding = this.header("content-encoding");
+    if (encoding !== undefined && encoding !== "identity") {
+      this.discard();
+      throw this.error(
+        "E_REGISTRY",
+        `the answer is encoded as ${quote(encoding)} although identity was asked for`,
+      );
+    }
+    const reader = this.response.body?.getReader();
+    let ended = false;
+    try {
+      while (reader !== undefined) {
+        this.watch.touch();
+        const { done, value } = await reader.read();
+        if (done) break;
+        // While the consumer is busy it is not the server that is slow.
+        this.watch.pause();
+        yield value;
+      }
+      ended = true;
+    } catch (error) {
+      throw failure(error, this.request, this.watch);
+    } finally {
+      if (!ended) await reader?.cancel().catch(() => {});
+      this.watch.stop();
+    }
+  }
+
+  /** Drops the body. */
+  discard(): void {
+    this.watch.stop();
+    this.response.body?.cancel().catch(() => {});
+  }
+
+  error(code: ErrorCode, reason: string, transient = false): RequestError {
+    return new RequestError(code, reason, { request: this.request, status: this.status, transient });
+  }
+
+  /** Consumes an answer that is not the one wanted and makes an error of it. */
+  async unexpected(): Promise<RequestError> {
+    const { status } = this;
+    const body = await this.bytes(ERROR_BODY_LIMIT).catch(() => new Uint8Array());
+    const retryable = status === 408 || status === 429 || (status >= 500 && status !== 501 && status !== 505);
+    return new RequestError(codeOf(status), `the registry answered ${status}${errorCodes(body)}`, {
+      request: this.request,
+      status,
+      transient: retryable,
+      retryAfter: parseRetryAfter(this.header("retry-after")),
+    });
+  }
+}
+
+function codeOf(status: number): ErrorCode {
+  if (status === 401 || status === 403) return "E_AUTH";
+  return status === 404 ? "E_NOT_FOUND" : "E_REGISTRY";
+}
+
+/** The codes of an error answer (OCI distribution-spec, "Error codes"). Its free text may quote what was sent. */
+function errorCodes(body: Uint8Array): string {
+  const codes = Buffer.from(body)
+    .toString("latin1")
+    .matchAll(/"code"\s*:\s*"([A-Z_]{1,40})"/g);
+  const names = [...codes].slice(0, 3).map((match) => match[1]);
+  return names.length === 0 ? "" : ` (${names.join(", ")})`;
+}
+
+/** Milliseconds of a Retry-After field: seconds or a date (RFC 9110 section 10.2.3). */
+function parseRetryAfter(field: string | undefined): number | undefined {
+  if (field === undefined) return undefined;
+  const milliseconds = /^\d+$/.test(field) ? Number(field) * 1000 : Date.parse(field) - Date.now();
+  return Number.isNaN(milliseconds) ? undefined : Math.max(0, milliseconds);
+}
+
+/** Quotes text of a stranger for a message. */
+export function quote(text: string): string {
+  return JSON.stringify(text.slice(0, 80));
+}
+
+/** Aborts a request when nothing moves for too long, or when its deadline has passed. */
+class Watch {
+  readonly #controller = new AbortController();
+  readonly #stall: number;
+  #timer: Timer | undefined;
+  readonly #deadline: Timer | undefined;
+  /** Why the request was aborted, if it was. */
+  reason: string | undefined;
+
+  constructor(deadline: number | undefined, stall: number) {
+    this.#stall = stall;
+    if (deadline !== undefined) {
+      this.#deadline = setTimeout(() => this.#abort(`not done within ${deadline} ms`), deadline);
+    }
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  /** Something moved: the next thing has to within `limit` milliseconds. */
+  touch(limit = this.#stall): void {
+    clearTimeout(this.#timer);
+    if (this.reason !== undefined) return;
+    this.#timer = setTimeout(() => this.#abort(`no bytes moved for ${limit} ms`), limit);
+  }
+
+  pause(): void {
+    clearTimeout(this.#timer);
+  }
+
+  stop(): void {
+    clearTimeout(this.#timer);
+    clearTimeout(this.#deadline);
+  }
+
+  #abort(reason: string): void {
+    this.reason = reason;
+    this.stop();
+    this.#controller.abort(new Error(reason));
+  }
+}
+
+function watched(
+  stream: ReadableStream<Uint8Array>,
+  watch: Watch,
+  patience: number,
+): ReadableStream<Uint8Array> {
+  return stream.pipeThrough(
+    new TransformStream({
+      transform(chunk, controller) {
+        watch.touch();
+        controller.enqueue(chunk);
+      },
+      flush() {
+        watch.touch(patience);
+      },
+    }),
+  );
+}
+
+const UNTRUSTED = "the server's certificate is not signed by a trusted authority (give it as a root CA)";
+/** Causes of failed connections that sending again cannot cure. */
+const PERMANENT: Readonly<Record<string, string>> = {
+  EPROTO: "the server does not speak TLS (for a registry without TLS use --plain)",
+  ERR_TLS_CERT_ALTNAME_INVALID: "the server's certificate is for another name",
+  DEPTH_ZERO_SELF_SIGNED_CERT: UNTRUSTED,
+  SELF_SIGNED_CERT_IN_CHAIN: UNTRUSTED,
+  UNABLE_TO_VERIFY_LEAF_SIGNATURE: UNTRUSTED,
+  UNABLE_TO_GET_ISSUER_CERT_LOCALLY: UNTRUSTED,
+  UNABLE_TO_GET_ISSUER_CERT: UNTRUSTED,
+  CERT_HAS_EXPIRED: "the server's certificate has expired",
+};
+
+function failure(error: unknown, request: HttpRequest, watch: Watch): Error {
+  watch.stop();
+  if (error instanceof OverlaybdError) return error;
+  if (watch.reason !== undefined) {
+    return new RequestError("E_TIMEOUT", watch.reason, { request, transient: true, cause: error });
+  }
+  const code = String((error as { code?: unknown })?.code ?? "");
+  const permanent = PERMANENT[code];
+  const reason = permanent ?? (code === "" ? "the connection failed" : `the connection failed (${code})`);
+  return new RequestError("E_REGISTRY", reason, {
+    request,
+    transient: permanent === undefined,
+    cause: error,
+  });
+}
