@@ -59,12 +59,12 @@ const TYPES: Record<number, EntryType> = {
 
 /** By the S_IFMT bits of the mode field. */
 const MODE_TYPES: Record<number, EntryType> = {
-  9604: "directory",
-  16807: "file",
-  21609: "symlink",
-  4802: "character",
-  14406: "block",
-  2401: "fifo",
+  [0o040000]: "directory",
+  [0o100000]: "file",
+  [0o120000]: "symlink",
+  [0o020000]: "character",
+  [0o060000]: "block",
+  [0o010000]: "fifo",
 };
 
 const MAX_ID = 2 ** 32 - 1;
