@@ -40,3 +40,13 @@ EXPORT int shim_descriptor_punch(int fd, double offset, double length) {
   while (rc < 0 && errno == EINTR);
   return rc < 0 ? -errno : 0;
 }
+
+EXPORT int shim_descriptor_pipe(int32_t ends[2]) {
+  int fds[2];
+  if (pipe2(fds, O_CLOEXEC) < 0) return -errno;
+  /* A larger buffer only saves wake-ups; a limit on pipe memory is no reason to fail. */
+  (void)fcntl(fds[1], F_SETPIPE_SZ, 1 << 20);
+  ends[0] = fds[0];
+  ends[1] = fds[1];
+  return 0;
+}

@@ -26,6 +26,8 @@ EXPORT int shim_descriptor_replace(int target, int source);
 EXPORT int shim_descriptor_anonymous(double size);
 /* Frees the storage of a range of a file, which then reads as zeros; the file keeps its size. */
 EXPORT int shim_descriptor_punch(int fd, double offset, double length);
+/* A pipe: ends[0] is read, ends[1] written; its buffer is made as large as the system allows, up to 1 MiB. */
+EXPORT int shim_descriptor_pipe(int32_t ends[2]);
 
 /* ---- range.c: ranges of local files ---- */
 

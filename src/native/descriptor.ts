@@ -8,6 +8,7 @@ const shim = bind({
   shim_descriptor_replace: { args: ["i32", "i32"], returns: "i32" },
   shim_descriptor_anonymous: { args: ["f64"], returns: "i32" },
   shim_descriptor_punch: { args: ["i32", "f64", "f64"], returns: "i32" },
+  shim_descriptor_pipe: { args: ["ptr"], returns: "i32" },
 });
 
 /** Takes an exclusive flock(2) on an open file; false when somebody else has it. Closing the file releases it. */
@@ -31,4 +32,11 @@ export function anonymousFile(size: number): number {
 /** Frees the storage of [offset, offset + length), which then reads as zeros; the file keeps its size. */
 export function punchHole(fd: number, offset: number, length: number): void {
   check(shim.shim_descriptor_punch(fd, offset, length), "fallocate", `fd ${fd}`);
+}
+
+/** A pipe with a large buffer. The caller closes both ends. */
+export function openPipe(): { readEnd: number; writeEnd: number } {
+  const ends = new Int32Array(2);
+  check(shim.shim_descriptor_pipe(ends), "pipe2");
+  return { readEnd: ends[0], writeEnd: ends[1] };
 }
