@@ -8,6 +8,8 @@ import type { ByteSource } from "../format/source.ts";
 
 export interface Blob extends ByteSource {
   readonly view: BlobView;
+  /** What fetching has cost so far, shared by all who have the blob open; absent when nothing is ever fetched. */
+  readonly stats?: CacheStats;
   /** Makes [offset, offset + length) readable from `view.fd`. Concurrent callers of one range share one fetch. */
   fetch(offset: number, length: number): Promise<void>;
   /** Releases the descriptor. The view must not be used any more. */
@@ -38,4 +40,20 @@ export interface Residency {
   readonly unit: number;
   /** One word, shared by all blobs of a cache, that counts withdrawals. */
   readonly epoch: Uint32Array<SharedArrayBuffer>;
+}
+
+/** What became of the refill units that were asked for, of one blob or summed over several. */
+export interface CacheStats {
+  /** Bytes that came from the origin. */
+  fetchedBytes: number;
+  /** Requests to the origin. */
+  requests: number;
+  /** Units that were on disk from before. */
+  hits: number;
+  /** Units that had to be fetched. */
+  misses: number;
+  /** Units on disk whose bytes were not what had been recorded; fetched again, counted in `misses` too. */
+  damaged: number;
+  /** Times that the disk refused bytes. */
+  refused: number;
 }

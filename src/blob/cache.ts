@@ -7,9 +7,10 @@ import { type FileHandle, mkdir, open } from "node:fs/promises";
 import { join } from "node:path";
 import { OverlaybdError } from "../error.ts";
 import { tryLock } from "../native/descriptor.ts";
-import type { Blob } from "./blob.ts";
-import { addStats, CachedBlob, type CacheStats, emptyStats } from "./cached.ts";
+import type { Blob, CacheStats } from "./blob.ts";
+import { CachedBlob } from "./cached.ts";
 import type { RangeOrigin } from "./origin.ts";
+import { addStats, emptyStats } from "./stats.ts";
 import { UnitStore } from "./store.ts";
 
 /** Bytes fetched and tracked together (image-config.md section 2.2, `refillSize`). */
@@ -24,12 +25,6 @@ const LOCK_RETRY_MS = 2;
 const DIGEST = /^[a-z0-9]+:[0-9a-f]{32,128}$/;
 
 type Entry = { readonly opening: Promise<CachedBlob>; readonly size: number; users: number };
-
-/** A blob served through the cache. */
-export interface CacheEntry extends Blob {
-  /** What the cache did for this object since it was opened, for all its openers. */
-  readonly stats: CacheStats;
-}
 
 export class FileCache {
   readonly #entries = new Map<string, Entry>();
@@ -50,7 +45,7 @@ export class FileCache {
    * @throws OverlaybdError E_CORRUPT when its size is not what another opener says; E_IO when the directory is unusable
    * for another reason than being full; E_LIMIT, E_BUSY.
    */
-  async open(digest: string, origin: RangeOrigin): Promise<CacheEntry> {
+  async open(digest: string, origin: RangeOrigin): Promise<Blob> {
     if (!DIGEST.test(digest)) {
       throw new OverlaybdError("E_CONFIG", `${JSON.stringify(digest)} of ${origin.name} is not a digest`);
     }
@@ -80,7 +75,7 @@ export class FileCache {
     return [this.#past, ...[...this.#live].map((blob) => blob.stats)].reduce(addStats, emptyStats());
   }
 
-  #share(digest: string, entry: Entry, blob: CachedBlob): CacheEntry {
+  #share(digest: string, entry: Entry, blob: CachedBlob): Blob {
     let released = false;
     return {
       name: blob.view.name,

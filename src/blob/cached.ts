@@ -5,10 +5,11 @@
 import { closeSync, openSync } from "node:fs";
 import { OverlaybdError } from "../error.ts";
 import { replaceDescriptor } from "../native/descriptor.ts";
-import type { BlobView } from "./blob.ts";
+import type { BlobView, CacheStats } from "./blob.ts";
 import { checkRange, readExactly } from "./file.ts";
 import type { RangeOrigin } from "./origin.ts";
 import { addUnit, emptyResidency, hasRange, hasUnit, withdrawAll, withdrawUnit } from "./residency.ts";
+import { emptyStats } from "./stats.ts";
 import type { UnitStore } from "./store.ts";
 import { WINDOW_BYTES, Window } from "./window.ts";
 
@@ -18,37 +19,6 @@ const MAX_REQUEST_BYTES = 4 << 20;
 const STEP_BYTES = WINDOW_BYTES / 2;
 /** How often a read starts over because what it was reading was withdrawn. */
 const MAX_ATTEMPTS = 16;
-
-/** What became of refill units, summed over the blobs of a cache or for one of them. */
-export interface CacheStats {
-  /** Bytes that came from the origin. */
-  fetchedBytes: number;
-  /** Requests to the origin. */
-  requests: number;
-  /** Units that were on disk from before. */
-  hits: number;
-  /** Units that had to be fetched. */
-  misses: number;
-  /** Units on disk whose bytes were not what had been recorded; fetched again, counted in `misses` too. */
-  damaged: number;
-  /** Times that the disk refused bytes. */
-  refused: number;
-}
-
-export const emptyStats = (): CacheStats => ({
-  fetchedBytes: 0,
-  requests: 0,
-  hits: 0,
-  misses: 0,
-  damaged: 0,
-  refused: 0,
-});
-
-/** Adds `more` to `sum`, which it returns. */
-export function addStats(sum: CacheStats, more: CacheStats): CacheStats {
-  for (const key of Object.keys(sum) as (keyof CacheStats)[]) sum[key] += more[key];
-  return sum;
-}
 
 export class CachedBlob {
   readonly view: BlobView & Required<Pick<BlobView, "valid">>;

@@ -24,3 +24,12 @@ export interface DiskLayer {
   /** Block table when the layer is compressed; absent: LSMT bytes are blob bytes. */
   readonly blocks?: BlockTable;
 }
+
+/** Bytes of a layer's blob that are not on this machine yet. */
+export interface MissingRange {
+  /** Position in `DiskTables.layers`. */
+  readonly layer: number;
+  /** Bytes, in the blob. */
+  readonly offset: number;
+  readonly length: number;
+}

@@ -1,0 +1,142 @@
+/** From an image config, or a list of blobs, to everything that it takes to serve the virtual disk. */
+import type { Blob, CacheStats } from "../blob/blob.ts";
+import type { FileCache } from "../blob/cache.ts";
+import { openFileBlob } from "../blob/file.ts";
+import { addStats, emptyStats } from "../blob/stats.ts";
+import { OverlaybdError } from "../error.ts";
+import { mergeSegments } from "../format/lsmt/merge.ts";
+import type { AccessOptions } from "../registry/access.ts";
+import type { Repository } from "../registry/repository.ts";
+import { dataLowers, type ImageConfig, type LowerConfig, localFile } from "./config.ts";
+import { type BlobLayer, openBlobLayer } from "./layer.ts";
+import { blobOrigin, repositoryAt } from "./remote.ts";
+import type { DiskTables, MissingRange } from "./tables.ts";
+import { readUpperSize } from "./upper.ts";
+
+/** Layers opened at the same time (image-config.md section 1.1). */
+const PARALLEL_OPENS = 32;
+
+export interface ImageOptions {
+  /** Where blobs of registries are kept. */
+  readonly cache: FileCache;
+  /** How registries are reached. */
+  readonly access?: AccessOptions;
+}
+
+/** Opens the blob of one layer. */
+export type BlobOpener = () => Promise<Blob>;
+
+/** An image that can be served: `tables` is posted to who serves it, the rest stays on the main thread. */
+export interface OpenImage {
+  readonly tables: DiskTables;
+  /** In the order of `tables.layers`. */
+  readonly layers: readonly BlobLayer[];
+  /** Makes bytes readable that `VirtualDisk.read` reported as missing. */
+  fetch(range: MissingRange): Promise<void>;
+  stats(): ImageStats;
+  /** Closes all blobs. Whoever serves the disk must have closed it. */
+  close(): Promise<void>;
+}
+
+export interface ImageStats extends CacheStats {
+  /** Bytes of all layers' blobs. */
+  readonly imageBytes: number;
+}
+
+/**
+ * Opens the layers of an image config, locally or through the cache, and merges their indexes.
+ * @throws OverlaybdError E_CONFIG, E_UNSUPPORTED (TurboOCI layers); E_CORRUPT and so on naming the layer.
+ */
+export async function openImage(config: ImageConfig, options: ImageOptions): Promise<OpenImage> {
+  if (config.upper && (config.upper.target !== "" || config.upper.gzipIndex !== "")) {
+    throw new OverlaybdError(
+      "E_UNSUPPORTED",
+      `${config.name}: a TurboOCI upper layer cannot be opened as a disk`,
+    );
+  }
+  const upperSize = config.upper ? await readUpperSize(config.upper) : 0;
+  let repository: Promise<Repository> | undefined;
+  const remote = () => {
+    repository ??= repositoryAt(config.repoBlobUrl, config.name, options.access);
+    return repository;
+  };
+  const openers = dataLowers(config).map((lower, i): BlobOpener => {
+    return () => openLower(lower, `${config.name}: lowers[${i}]`, remote, options.cache);
+  });
+  const layers = await openLayers(openers);
+  return assemble(layers, config.upper && { ...config.upper, size: upperSize });
+}
+
+async function openLower(
+  lower: LowerConfig,
+  name: string,
+  remote: () => Promise<Repository>,
+  cache: FileCache,
+): Promise<Blob> {
+  if (lower.targetFile !== "" || lower.targetDigest !== "") {
+    throw new OverlaybdError("E_UNSUPPORTED", `${name} is a TurboOCI layer, which cannot be opened yet`);
+  }
+  const path = await localFile(lower);
+  if (path !== null) return openFileBlob(path);
+  if (lower.digest === "") {
+    const tried = [lower.file, lower.dir].filter((place) => place !== "").join(" and in ");
+    const where = tried === "" ? "has neither file, dir nor digest" : `is not at ${tried}, and has no digest`;
+    throw new OverlaybdError("E_NOT_FOUND", `${name} ${where}`);
+  }
+  if (lower.size === 0) throw new OverlaybdError("E_CONFIG", `${name} is remote, but its size is not given`);
+  return cache.open(lower.digest, blobOrigin(await remote(), lower.digest, lower.size));
+}
+
+/**
+ * Opens layers given bottom first, several at a time; returns them topmost first. If one fails, all are closed.
+ * @throws OverlaybdError of the first that failed.
+ */
+export async function openLayers(openers: readonly BlobOpener[]): Promise<BlobLayer[]> {
+  const layers = new Array<BlobLayer>(openers.length);
+  const blobs: Blob[] = [];
+  let next = 0;
+  let failure: { error: unknown } | undefined;
+  const work = async (): Promise<void> => {
+    while (next < openers.length && !failure) {
+      const i = next++;
+      try {
+        const blob = await openers[i]();
+        blobs.push(blob);
+        layers[openers.length - 1 - i] = await openBlobLayer(blob);
+      } catch (error) {
+        failure ??= { error };
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: PARALLEL_OPENS }, work));
+  if (!failure) return layers;
+  await Promise.all(blobs.map((blob) => blob.close()));
+  throw failure.error;
+}
+
+/** Puts layers (topmost first) and perhaps a writable one on top together. */
+export function assemble(
+  layers: readonly BlobLayer[],
+  upper?: { readonly data: string; readonly index: string; readonly size: number },
+): OpenImage {
+  const size = upper?.size || (layers.find((layer) => layer.content.size > 0)?.content.size ?? 0);
+  // One blob may be several layers of an image.
+  const cached = new Set(layers.flatMap(({ blob }) => blob.stats ?? []));
+  return {
+    tables: {
+      size,
+      index: mergeSegments(layers.map((layer) => layer.content.segments)),
+      layers: layers.map((layer) => layer.disk),
+      upper: upper && { data: upper.data, index: upper.index },
+    },
+    layers,
+    fetch: ({ layer, offset, length }) => layers[layer].blob.fetch(offset, length),
+    stats: () => ({
+      ...[...cached].reduce(addStats, emptyStats()),
+      imageBytes: layers.reduce((sum, { blob }) => sum + blob.size, 0),
+    }),
+    close: async () => {
+      await Promise.all(layers.map(({ blob }) => blob.close()));
+    },
+  };
+}
