@@ -169,7 +169,7 @@ export class RemoteRepository implements Repository {
     });
   }
 
-  async blobRange(digest: string, offset: number, length: number): Promise<Uint8Array> {
+  async blobRange(digest: string, offset: number, length: number, size?: number): Promise<Uint8Array> {
     if (!Number.isSafeInteger(offset) || !Number.isSafeInteger(length) || offset < 0 || length < 0) {
       throw new OverlaybdError("E_USAGE", `blob ${digest}: [${offset}, +${length}) is not a range`);
     }
@@ -182,7 +182,7 @@ export class RemoteRepository implements Repository {
     return this.exchange(request, async (response) => {
       if (response.status === 200) return this.#sliceOfWhole(response, digest, offset, length);
       if (response.status !== 206) throw await response.unexpected();
-      checkContentRange(response, offset, last);
+      checkContentRange(response, offset, last, size);
       const bytes = await response.bytes(length);
       if (bytes.length !== length) {
         throw response.error("E_REGISTRY", `the answer has ${bytes.length} of ${length} bytes`, true);
@@ -376,12 +376,21 @@ function nextLink(response: HttpResponse): URL | undefined {
   return url !== null && url.origin === response.request.url.origin ? url : undefined;
 }
 
-/** @throws RequestError E_REGISTRY unless the answer holds exactly the bytes asked for (RFC 9110 section 14.4) */
-function checkContentRange(response: HttpResponse, first: number, last: number): void {
+/**
+ * @param size what the blob's size should be, if known
+ * @throws RequestError E_REGISTRY unless the answer holds exactly the bytes asked for (RFC 9110 section 14.4), E_CORRUPT
+ * when the whole has another size
+ */
+function checkContentRange(response: HttpResponse, first: number, last: number, size?: number): void {
   const field = response.header("content-range") ?? "";
   const match = /^bytes (\d+)-(\d+)\/(\d+|\*)$/.exec(field);
-  if (match !== null && Number(match[1]) === first && Number(match[2]) === last) return;
-  response.discard();
-  const got = field === "" ? "no Content-Range" : `Content-Range ${quote(field)}`;
-  throw response.error("E_REGISTRY", `asked for bytes ${first}-${last}, answered with ${got}`);
+  if (match === null || Number(match[1]) !== first || Number(match[2]) !== last) {
+    response.discard();
+    const got = field === "" ? "no Content-Range" : `Content-Range ${quote(field)}`;
+    throw response.error("E_REGISTRY", `asked for bytes ${first}-${last}, answered with ${got}`);
+  }
+  if (size !== undefined && match[3] !== "*" && Number(match[3]) !== size) {
+    response.discard();
+    throw response.error("E_CORRUPT", `has ${match[3]} bytes, not the ${size} it should have`);
+  }
 }

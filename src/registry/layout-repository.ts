@@ -99,8 +99,14 @@ export class LayoutRepository implements Repository {
     verifier.finish();
   }
 
-  async blobRange(digest: string, offset: number, length: number): Promise<Uint8Array> {
+  async blobRange(digest: string, offset: number, length: number, expected?: number): Promise<Uint8Array> {
     const size = await this.#sizeOf(digest);
+    if (expected !== undefined && size !== expected) {
+      throw new OverlaybdError(
+        "E_CORRUPT",
+        `blob ${digest} of ${this.name}: has ${size} bytes, not the ${expected} it should have`,
+      );
+    }
     if (!(offset >= 0 && length >= 0 && offset + length <= size)) {
       const range = `bytes ${offset}-${offset + length - 1}`;
       throw new OverlaybdError(

@@ -29,9 +29,10 @@ export interface Repository {
 
   /**
    * Exactly `length` bytes of a blob from `offset` on. They cannot be verified against the digest.
-   * @throws OverlaybdError E_REGISTRY when the range is not within the blob
+   * @param size what the blob's size should be, in bytes, if known
+   * @throws OverlaybdError E_REGISTRY when the range is not within the blob; E_CORRUPT when its size is another one
    */
-  blobRange(digest: string, offset: number, length: number): Promise<Uint8Array>;
+  blobRange(digest: string, offset: number, length: number, size?: number): Promise<Uint8Array>;
 
   hasBlob(digest: string): Promise<boolean>;
 
