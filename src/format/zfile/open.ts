@@ -84,6 +84,7 @@ async function readHeader(source: ByteSource): Promise<ZFileHeader> {
     throw corrupt(source, "the trailer is missing: was writing interrupted?");
   const last = await source.read(source.size - HEADER_BYTES, HEADER_BYTES);
   if (!hasMagic(last)) throw corrupt(source, "the trailer is missing: was writing interrupted?");
+  if (!isIntact(last)) throw corrupt(source, "the trailer's digest does not match");
   const trailer = decodeHeader(last, source.name);
   const kind = FLAG.header | FLAG.data | FLAG.sealed;
   if ((trailer.flags & kind) !== (FLAG.data | FLAG.sealed))
