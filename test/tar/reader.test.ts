@@ -211,7 +211,10 @@ describe("the end of an archive", () => {
   test("so may padding at the very end", () => expect(paths(a, b.subarray(0, 513))).toEqual(["a", "b"]));
   test("the rest of the stream is read", () => {
     let reads = 0;
-    gather(Buffer.concat([a, END, new Uint8Array(51200)]), () => (reads++, 512));
+    gather(Buffer.concat([a, END, new Uint8Array(51200)]), () => {
+      reads++;
+      return 512;
+    });
     expect(reads).toBe(2 + 2 + 100);
   });
 });

@@ -11,10 +11,12 @@
  * - Absolute names are relative to the root. Names that lead out of it are an error. A member named "/" is skipped.
  * - Padding may be missing at the end of the stream; content may not.
  */
+import { constants } from "node:fs";
 import { getSystemErrorName } from "node:util";
 import { OverlaybdError } from "../../error.ts";
-import type { ByteStream, Chunk } from "../../native/bytestream.ts";
+import type { ByteStream } from "../../native/bytestream.ts";
 import { StreamError } from "../../native/inflate.ts";
+import { Blocks } from "./blocks.ts";
 import type { EntryType, Piece, SparseExtent, TarEntry } from "./entry.ts";
 import {
   BLOCK_BYTES,
@@ -57,19 +59,17 @@ const TYPES: Record<number, EntryType> = {
   [FLAG.gnuSparse]: "file",
 };
 
-/** By the S_IFMT bits of the mode field. */
+/** By the file type bits of the mode field. */
 const MODE_TYPES: Record<number, EntryType> = {
-  [0o040000]: "directory",
-  [0o100000]: "file",
-  [0o120000]: "symlink",
-  [0o020000]: "character",
-  [0o060000]: "block",
-  [0o010000]: "fifo",
+  [constants.S_IFDIR]: "directory",
+  [constants.S_IFREG]: "file",
+  [constants.S_IFLNK]: "symlink",
+  [constants.S_IFCHR]: "character",
+  [constants.S_IFBLK]: "block",
+  [constants.S_IFIFO]: "fifo",
 };
 
 const MAX_ID = 2 ** 32 - 1;
-const NO_CHUNK: Buffer = Buffer.alloc(0);
-
 /** What the extension members before a member say about it. */
 interface Extensions extends PaxAttributes {
   longName?: string;
@@ -77,13 +77,7 @@ interface Extensions extends PaxAttributes {
 }
 
 export class TarReader {
-  #chunk = NO_CHUNK;
-  #address = 0;
-  /** Of the chunk's first byte, in the stream. */
-  #base = 0;
-  /** Next byte to look at, in the chunk. */
-  #at = 0;
-  #ended = false;
+  readonly #blocks: Blocks;
   /** Of the current member. */
   #entryName = "";
   #extensionBytes = 0;
@@ -100,9 +94,11 @@ export class TarReader {
    * @param name What to call the archive in messages.
    */
   constructor(
-    readonly stream: ByteStream,
+    stream: ByteStream,
     readonly name: string,
-  ) {}
+  ) {
+    this.#blocks = new Blocks(stream);
+  }
 
   /**
    * The next member, or null at the end of the archive. What is left of the member before is skipped.
@@ -112,7 +108,7 @@ export class TarReader {
     try {
       this.#skipContent();
       for (;;) {
-        const entry = this.#ended ? null : this.#readMember();
+        const entry = this.#blocks.ended ? null : this.#readMember();
         if (entry === null || entry.path !== "/") return entry;
         this.#skipContent();
       }
@@ -129,7 +125,7 @@ export class TarReader {
     try {
       if (this.#left === 0) return null;
       this.#wantContent();
-      let length = Math.min(this.#left, this.#chunk.length - this.#at);
+      let length = Math.min(this.#left, this.#blocks.available);
       let offset = this.#offset;
       if (this.#extents) {
         const extent = this.#extents[this.#extent];
@@ -140,12 +136,12 @@ export class TarReader {
           this.#offset = -length;
         }
       }
-      const start = this.#at;
+      const start = this.#blocks.at;
       this.#offset += length;
       this.#left -= length;
-      this.#at += length;
-      const bytes = this.#chunk.subarray(start, start + length);
-      return { offset, length, address: this.#address + start, bytes };
+      this.#blocks.at += length;
+      const bytes = this.#blocks.chunk.subarray(start, start + length);
+      return { offset, length, address: this.#blocks.address + start, bytes };
     } catch (error) {
       throw this.#explain(error);
     }
@@ -157,11 +153,11 @@ export class TarReader {
     this.#extensionBytes = 0;
     this.#entryName = "";
     for (let zeros = 0; ; ) {
-      if (!this.#wantBlock()) return this.#endArchive(extensions);
-      const at = this.#at;
-      const chunk = this.#chunk;
+      if (!this.#blocks.wantBlock()) return this.#endArchive(extensions);
+      const at = this.#blocks.at;
+      const chunk = this.#blocks.chunk;
       if (chunk[at] === 0 && isZeroBlock(chunk, at)) {
-        this.#at += BLOCK_BYTES;
+        this.#blocks.at += BLOCK_BYTES;
         if (++zeros === 2) return this.#endArchive(extensions);
         continue;
       }
@@ -176,15 +172,15 @@ export class TarReader {
   /** Drains the stream: what follows the archive still counts for the digests and checksums of the stream. */
   #endArchive(extensions: Extensions | null): null {
     if (extensions) throw new FieldError("the archive ends after an extended header");
-    do this.#at = this.#chunk.length;
-    while (this.#advance());
+    do this.#blocks.at = this.#blocks.chunk.length;
+    while (this.#blocks.advance());
     return null;
   }
 
   #readExtension(flag: number, extensions: Extensions): Extensions {
-    const size = numberField(this.#chunk, this.#at, "size");
+    const size = numberField(this.#blocks.chunk, this.#blocks.at, "size");
     this.#countExtension(BLOCK_BYTES);
-    this.#at += BLOCK_BYTES;
+    this.#blocks.at += BLOCK_BYTES;
     if (size < 0) throw new FieldError("an extended header has a negative size");
     const payload = this.#copyPayload(size);
     if (flag === FLAG.pax) readPax(payload, extensions);
@@ -198,9 +194,12 @@ export class TarReader {
     this.#countExtension(size);
     const payload = Buffer.allocUnsafe(size);
     for (let filled = 0; filled < size; filled += BLOCK_BYTES) {
-      if (!this.#wantBlock()) throw new FieldError("the archive ends within an extended header");
-      payload.set(this.#chunk.subarray(this.#at, this.#at + Math.min(BLOCK_BYTES, size - filled)), filled);
-      this.#at += BLOCK_BYTES;
+      if (!this.#blocks.wantBlock()) throw new FieldError("the archive ends within an extended header");
+      payload.set(
+        this.#blocks.chunk.subarray(this.#blocks.at, this.#blocks.at + Math.min(BLOCK_BYTES, size - filled)),
+        filled,
+      );
+      this.#blocks.at += BLOCK_BYTES;
     }
     return payload;
   }
@@ -216,9 +215,9 @@ export class TarReader {
 
   /** The member whose header is at the current place. Leaves the stream at its content. */
   #describe(flag: number, extensions: Extensions | null): TarEntry {
-    const chunk = this.#chunk;
-    const at = this.#at;
-    const headerOffset = this.#base + at;
+    const chunk = this.#blocks.chunk;
+    const at = this.#blocks.at;
+    const headerOffset = this.#blocks.position;
     const raw = extensions?.sparse?.name ?? extensions?.path ?? extensions?.longName ?? headerName(chunk, at);
     this.#entryName = raw;
     const mode = numberField(chunk, at, "mode");
@@ -264,25 +263,25 @@ export class TarReader {
     entry.size = stored;
     if (flag === FLAG.gnuSparse) entry.size = this.#readOldSparse();
     else {
-      this.#at += BLOCK_BYTES;
+      this.#blocks.at += BLOCK_BYTES;
       if (extensions?.sparse && type === "file") entry.size = this.#readPaxSparse(extensions);
     }
     entry.sparse = this.#extents;
-    entry.dataOffset = this.#base + this.#at;
+    entry.dataOffset = this.#blocks.position;
     return entry;
   }
 
   /** GNU's old format: the map is in this header and the blocks after it. Returns the file's real size. */
   #readOldSparse(): number {
-    const realSize = numberField(this.#chunk, this.#at, "gnuRealSize");
+    const realSize = numberField(this.#blocks.chunk, this.#blocks.at, "gnuRealSize");
     const map: number[] = [];
-    let more = readOldMap(this.#chunk, this.#at, HEADER_MAP, map);
-    this.#at += BLOCK_BYTES;
+    let more = readOldMap(this.#blocks.chunk, this.#blocks.at, HEADER_MAP, map);
+    this.#blocks.at += BLOCK_BYTES;
     while (more) {
       this.#countExtension(BLOCK_BYTES);
-      if (!this.#wantBlock()) throw new FieldError("the archive ends within a sparse map");
-      more = readOldMap(this.#chunk, this.#at, EXTENSION_MAP, map);
-      this.#at += BLOCK_BYTES;
+      if (!this.#blocks.wantBlock()) throw new FieldError("the archive ends within a sparse map");
+      more = readOldMap(this.#blocks.chunk, this.#blocks.at, EXTENSION_MAP, map);
+      this.#blocks.at += BLOCK_BYTES;
     }
     this.#extents = checkedExtents(map, realSize, this.#left);
     return realSize;
@@ -306,9 +305,9 @@ export class TarReader {
     for (let done = false; !done; ) {
       this.#countExtension(BLOCK_BYTES);
       if (this.#left < BLOCK_BYTES) throw new FieldError("the sparse map is longer than the member");
-      if (!this.#wantBlock()) throw new FieldError("the archive ends within a sparse map");
-      done = text.add(this.#chunk, this.#at);
-      this.#at += BLOCK_BYTES;
+      if (!this.#blocks.wantBlock()) throw new FieldError("the archive ends within a sparse map");
+      done = text.add(this.#blocks.chunk, this.#blocks.at);
+      this.#blocks.at += BLOCK_BYTES;
       this.#left -= BLOCK_BYTES;
     }
     return text.map;
@@ -321,7 +320,10 @@ export class TarReader {
   }
 
   #linkTarget(type: EntryType, extensions: Extensions | null): string {
-    const raw = extensions?.linkpath ?? extensions?.longLink ?? textField(this.#chunk, this.#at, "linkname");
+    const raw =
+      extensions?.linkpath ??
+      extensions?.longLink ??
+      textField(this.#blocks.chunk, this.#blocks.at, "linkname");
     if (raw === "") throw new FieldError("the link has no target");
     if (type === "hardlink") {
       const cleaned = this.#checkedName(raw, "link target");
@@ -347,46 +349,21 @@ export class TarReader {
   #skipContent(): void {
     while (this.#left > 0) {
       this.#wantContent();
-      const length = Math.min(this.#left, this.#chunk.length - this.#at);
+      const length = Math.min(this.#left, this.#blocks.available);
       this.#left -= length;
-      this.#at += length;
+      this.#blocks.at += length;
     }
     while (this.#padding > 0) {
-      if (this.#at === this.#chunk.length && !this.#advance()) this.#padding = 0;
-      const length = Math.min(this.#padding, this.#chunk.length - this.#at);
+      if (!this.#blocks.wantByte()) this.#padding = 0;
+      const length = Math.min(this.#padding, this.#blocks.available);
       this.#padding -= length;
-      this.#at += length;
+      this.#blocks.at += length;
     }
   }
 
   #wantContent(): void {
-    if (this.#at === this.#chunk.length && !this.#advance())
+    if (!this.#blocks.wantByte())
       throw new FieldError(`the archive ends ${this.#left} bytes before the content does`);
-  }
-
-  /** Makes a whole block available at the current place; false at the end of the stream. */
-  #wantBlock(): boolean {
-    if (this.#at === this.#chunk.length && !this.#advance()) return false;
-    if (this.#chunk.length - this.#at < BLOCK_BYTES) throw new FieldError("the archive ends within a block");
-    return true;
-  }
-
-  /** Goes on to the next chunk that is not empty. */
-  #advance(): boolean {
-    if (this.#ended) return false;
-    this.#base += this.#chunk.length;
-    this.#at = 0;
-    this.#chunk = NO_CHUNK;
-    let next: Chunk | null;
-    do next = this.stream.next();
-    while (next !== null && next.bytes.length === 0);
-    if (next === null) {
-      this.#ended = true;
-      return false;
-    }
-    this.#chunk = Buffer.from(next.bytes.buffer, next.bytes.byteOffset, next.bytes.length);
-    this.#address = next.address;
-    return true;
   }
 
   #failure(
@@ -395,7 +372,7 @@ export class TarReader {
     cause?: unknown,
   ): OverlaybdError {
     const member = this.#entryName === "" ? "" : `, member ${readable(this.#entryName)}`;
-    const place = `at byte ${this.#base + this.#at} of the archive`;
+    const place = `at byte ${this.#blocks.position} of the archive`;
     return new OverlaybdError(code, `${this.name}${member}: ${what} (${place})`, { cause });
   }
 
@@ -420,7 +397,7 @@ function memberType(flag: number, mode: number, name: string): EntryType | undef
   const known = TYPES[flag];
   if (known) return known;
   if (flag === FLAG.nul && name.endsWith("/")) return "directory";
-  return MODE_TYPES[mode & 0o170000] ?? (flag === FLAG.nul ? "file" : undefined);
+  return MODE_TYPES[mode & constants.S_IFMT] ?? (flag === FLAG.nul ? "file" : undefined);
 }
 
 function deviceNumber(chunk: Buffer, at: number, field: "devmajor" | "devminor"): number {
