@@ -26,7 +26,7 @@ const LDFLAGS =
 const LIBRARIES = [
   "-L",
   join(deps, "lib"),
-  ..."ext2fs com_err isal lz4 zstd aio uring crypto".split(" ").map((l) => `-l:lib${l}.a`),
+  ..."ext2fs com_err isal lz4 zstd uring crypto".split(" ").map((l) => `-l:lib${l}.a`),
 ];
 
 /** Compiles one source; the object's name is the hash of all that goes into it, so an unchanged one is kept. */

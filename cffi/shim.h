@@ -185,4 +185,55 @@ EXPORT int shim_compressor_lengths(const struct compressor *c, uint32_t *out, do
 /* Stops the threads; unwritten bytes are lost. */
 EXPORT void shim_compressor_destroy(struct compressor *c);
 
+/* ---- plan.c ---- */
+
+/* One step of a plan, as src/native/plan.ts writes it. */
+struct plan_step {
+  uint32_t kind;   /* PLAN_…, for a block with codec << PLAN_CODEC_SHIFT and PLAN_VERIFY */
+  uint32_t target; /* where the bytes go: into the destination, or the scratch memory for PLAN_FETCH */
+  uint32_t length; /* bytes to write or read; of a block: its uncompressed length */
+  union {
+    int32_t fd;      /* PLAN_COPY, PLAN_FETCH */
+    uint32_t stored; /* PLAN_BLOCK: compressed length, without checksum */
+  };
+  union {
+    double offset; /* PLAN_COPY, PLAN_FETCH: in the file */
+    struct {
+      uint32_t scratch; /* PLAN_BLOCK: where its compressed bytes are */
+      uint32_t skip;    /* PLAN_BLOCK: uncompressed bytes not wanted at the start */
+    };
+  };
+  uint32_t take; /* PLAN_BLOCK: uncompressed bytes wanted */
+  uint32_t unused;
+};
+
+enum {
+  PLAN_ZERO = 1,  /* zero bytes */
+  PLAN_COPY = 2,  /* bytes of a file */
+  PLAN_FETCH = 3, /* bytes of a file, to scratch memory */
+  PLAN_BLOCK = 4, /* bytes of a compressed block that an earlier step fetched */
+  PLAN_KIND = 0xff,
+  PLAN_CODEC_SHIFT = 8,
+  PLAN_VERIFY = 1 << 16 /* a CRC-32C of the compressed bytes follows them */
+};
+
+enum plan_cause { PLAN_SYSTEM = 1, PLAN_CHECKSUM = 2, PLAN_DECOMPRESS = 3, PLAN_SHORT = 4 };
+
+struct plan_failure {
+  uint32_t step;
+  uint32_t cause; /* enum plan_cause */
+  int32_t error;  /* PLAN_SYSTEM: the errno; EINVAL also for a step that leaves its memory */
+};
+
+struct plan;
+/*
+ * Allocates all that executing plans of up to `steps` steps needs. For one thread. `engine` is 0 pread, 1 libaio,
+ * 2 POSIX aio, 3 io_uring; -EOPNOTSUPP when the system has it not, or forbids it.
+ */
+EXPORT int shim_plan_open(uint32_t steps, uint32_t scratch_size, int engine, struct plan **plan);
+EXPORT void shim_plan_close(struct plan *plan);
+/* Fills parts of target[0, length). 0, or -1 and what went wrong, `target` then holding anything. */
+EXPORT int shim_plan_execute(struct plan *plan, const struct plan_step *steps, uint32_t count, uint8_t *target,
+                             uint32_t length, struct plan_failure *failure);
+
 #endif
