@@ -37,7 +37,7 @@ export function gather(bytes: Uint8Array, chunkBytes?: () => number): Gathered[]
 }
 
 function content(reader: TarReader, entry: TarEntry, archive: Uint8Array): Buffer {
-  const file = Buffer.alloc(entry.size);
+  const pieces: [number, Buffer][] = [];
   let end = 0;
   for (let piece = reader.read(); piece; piece = reader.read()) {
     if (piece.offset < end || piece.length === 0 || piece.length !== piece.bytes.length)
@@ -45,8 +45,11 @@ function content(reader: TarReader, entry: TarEntry, archive: Uint8Array): Buffe
     const source = piece.address - ADDRESS;
     if (Buffer.compare(archive.subarray(source, source + piece.length), piece.bytes) !== 0)
       throw new Error(`address and bytes of the piece at ${piece.offset} differ`);
-    file.set(piece.bytes, piece.offset);
+    pieces.push([piece.offset, Buffer.from(piece.bytes)]);
     end = piece.offset + piece.length;
   }
+  // Only now, when all of it has come, is a hostile size known to be true.
+  const file = Buffer.alloc(entry.size);
+  for (const [offset, bytes] of pieces) file.set(bytes, offset);
   return file;
 }
