@@ -1,3 +1,5 @@
+import type { MissingRange } from "../image/tables.ts";
+
 /** A virtual disk as a transport sees it. Offsets and lengths are bytes, whole 512-byte sectors inside the disk. */
 export interface Disk {
   /** Virtual size in bytes. */
@@ -19,11 +21,3 @@ export interface Disk {
 }
 
 export const SECTOR = 512;
-
-/** Bytes of a layer's blob that have to be fetched. */
-export interface MissingRange {
-  /** Position of the layer in `DiskTables.layers`. */
-  readonly layer: number;
-  readonly offset: number;
-  readonly length: number;
-}

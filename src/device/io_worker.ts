@@ -2,16 +2,17 @@
 import { closeSync } from "node:fs";
 import { MessageChannel, Worker } from "node:worker_threads";
 import { OverlaybdError } from "../error.ts";
+import type { MissingRange } from "../image/tables.ts";
 import { createWake, signalWake } from "../native/queue.ts";
 import { programEntry } from "../program.ts";
 import { type CounterMemory, createCounters, type DeviceStats, readCounters } from "./counters.ts";
-import type { MissingRange } from "./disk.ts";
 import type { FromWorker, PlainError, ToWorker, WorkerSetup } from "./messages.ts";
 
 /** A disk to serve. */
 export interface DiskSource<Description> {
   /** Posted to the worker, which opens the disk from it. */
   readonly disk: Description;
+  readonly writable: boolean;
   /** Makes bytes of a layer readable for the worker. */
   fetch(range: MissingRange): Promise<void>;
 }

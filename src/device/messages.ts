@@ -1,7 +1,7 @@
 /** What the main thread and an I/O worker say to each other. Descriptors are valid in both: threads share them. */
 import type { ErrorCode } from "../error.ts";
+import type { MissingRange } from "../image/tables.ts";
 import type { CounterMemory } from "./counters.ts";
-import type { MissingRange } from "./disk.ts";
 
 /** What a worker is started with. */
 export interface WorkerSetup {

@@ -2,7 +2,7 @@
  * Reads that wait for bytes from the network. Each missing range is asked for once, whoever waits for it, and a read
  * goes on when all of its ranges are settled. The kernel bounds how many requests it lets wait, and so this.
  */
-import type { MissingRange } from "./disk.ts";
+import type { MissingRange } from "../image/tables.ts";
 
 interface Fetch<Read> {
   readonly key: string;

@@ -6,6 +6,7 @@
 import { closeSync } from "node:fs";
 import { receiveMessageOnPort, workerData } from "node:worker_threads";
 import { OverlaybdError } from "../error.ts";
+import type { MissingRange } from "../image/tables.ts";
 import { ReplyBuffer, RequestBuffer } from "../native/fuse.ts";
 import { QueueSet, WAKE_TAG } from "../native/queue.ts";
 import type { Disk } from "./disk.ts";
@@ -74,7 +75,7 @@ class IoLoop<Description> {
       this.post({ kind: "closed", device: number, error: plain(error) });
       return;
     }
-    const ask = (fetch: number, range: FromWorkerRange) =>
+    const ask = (fetch: number, range: MissingRange) =>
       this.post({ kind: "missing", device: number, fetch, range });
     const session = new FuseSession({ fd, name, disk, counters, ask }, this.buffers);
     this.devices.set(number, { fd, disk, session });
@@ -118,8 +119,6 @@ class IoLoop<Description> {
     this.setup.port.postMessage(message);
   }
 }
-
-type FromWorkerRange = (FromWorker & { kind: "missing" })["range"];
 
 function plain(error: unknown): PlainError {
   if (error instanceof OverlaybdError) return { code: error.code, message: error.message };

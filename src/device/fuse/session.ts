@@ -3,9 +3,10 @@
  * a read whose bytes are not here is parked, and the connection goes on with the next request.
  */
 import { constants } from "node:os";
+import type { MissingRange } from "../../image/tables.ts";
 import { MAX_PAYLOAD, type ReplyBuffer, type RequestBuffer } from "../../native/fuse.ts";
-import { type CounterMemory, counterIndex } from "../counters.ts";
-import { type Disk, type MissingRange, SECTOR } from "../disk.ts";
+import { type Counter, type CounterMemory, counterIndex } from "../counters.ts";
+import { type Disk, SECTOR } from "../disk.ts";
 import { ParkedReads } from "../parked.ts";
 import * as protocol from "./protocol.ts";
 import { InitFlag, Opcode, OpenFlag, type Unique } from "./protocol.ts";
@@ -33,6 +34,9 @@ const MAX_BACKGROUND = 512;
 
 /** Requests taken in one turn, so that one busy device does not starve the worker's others. */
 const TURN = 32;
+
+/** Bytes of payload to reply with, a negative errno, or null: no reply, or not yet. */
+type Outcome = number | null;
 
 interface Read {
   readonly unique: Unique;
@@ -83,90 +87,89 @@ export class FuseSession {
   /** A fetch has ended: reads that waited for it go on, or fail with EIO. */
   settled(fetch: number, failed: boolean): void {
     for (const { read, failed: lost } of this.parked.settle(fetch, failed)) {
-      if (lost) this.fail(read.unique, EIO);
-      else this.guarded(read.unique, () => this.read(read));
+      this.finish(read.unique, () => (lost ? -EIO : this.read(read)));
     }
   }
 
   private handle(view: DataView): void {
     const opcode = protocol.request.opcode(view);
     const unique = protocol.request.unique(view);
-    if (protocol.request.length(view) < protocol.IN_HEADER + protocol.leastBody(opcode)) {
-      this.fail(unique, EPROTO);
-      return;
-    }
-    this.guarded(unique, () => this.dispatch(opcode, unique, view));
+    const complete = protocol.request.length(view) >= protocol.IN_HEADER + protocol.leastBody(opcode);
+    this.finish(unique, () => (complete ? this.dispatch(opcode, unique, view) : -EPROTO));
   }
 
-  /** Whatever goes wrong with one request is that request's answer. */
-  private guarded(unique: Unique, serve: () => void): void {
+  /** Answers a request with its outcome; whatever goes wrong with one request is that request's answer. */
+  private finish(unique: Unique, serve: () => Outcome): void {
+    let outcome: Outcome;
     try {
-      serve();
+      outcome = serve();
     } catch (error) {
-      this.fail(unique, errnoOf(error));
+      outcome = -errnoOf(error);
     }
+    if (outcome === null) return;
+    if (outcome === -EIO) this.count("errors", 1);
+    const { reply } = this.buffers;
+    const errno = Math.max(0, -outcome);
+    reply.send(this.options.fd, protocol.encodeHeader(reply.view, unique, errno, Math.max(0, outcome)));
   }
 
-  private dispatch(opcode: number, unique: Unique, view: DataView): void {
+  private dispatch(opcode: number, unique: Unique, view: DataView): Outcome {
     const reply = this.buffers.reply.view;
     switch (opcode) {
       case Opcode.READ:
         return this.startRead(unique, view);
       case Opcode.WRITE:
-        return this.write(unique, view);
+        return this.write(view);
       case Opcode.FSYNC:
         this.disk.flush();
-        return this.answer(unique, 0);
+        return 0;
       case Opcode.FALLOCATE:
-        return this.allocate(unique, view);
+        return this.allocate(view);
       case Opcode.INIT:
-        return this.init(unique, view);
+        return this.init(view);
       case Opcode.LOOKUP:
         if (protocol.request.node(view) !== ROOT || protocol.decodeName(view) !== this.options.name)
-          return this.fail(unique, ENOENT);
-        return this.answer(unique, protocol.encodeEntry(reply, this.attributes(FILE)));
+          return -ENOENT;
+        return protocol.encodeEntry(reply, this.attributes(FILE));
       case Opcode.GETATTR:
-        return this.answer(
-          unique,
-          protocol.encodeAttributes(reply, this.attributes(protocol.request.node(view))),
-        );
+        return protocol.encodeAttributes(reply, this.attributes(protocol.request.node(view)));
       case Opcode.OPEN:
-        return this.open(unique, view);
+        return this.open(view);
       case Opcode.OPENDIR:
-        return this.answer(unique, protocol.encodeOpen(reply, 0));
+        return protocol.encodeOpen(reply, 0);
       case Opcode.READDIR:
-        return this.list(unique, view);
+        return this.list(view);
       case Opcode.STATFS:
-        return this.answer(unique, protocol.encodeStatfs(reply, this.disk.size));
+        return protocol.encodeStatfs(reply, this.disk.size);
       case Opcode.ACCESS:
       case Opcode.FLUSH:
       case Opcode.RELEASE:
       case Opcode.RELEASEDIR:
       case Opcode.FSYNCDIR:
       case Opcode.DESTROY:
-        return this.answer(unique, 0);
+        return 0;
       case Opcode.FORGET:
       case Opcode.BATCH_FORGET:
-        return; // Never answered; inodes are not counted, there are two.
+        return null; // Never answered; inodes are not counted, there are two.
       case Opcode.INTERRUPT:
-        return this.interrupt(protocol.decodeInterrupt(view));
+        this.interrupt(protocol.decodeInterrupt(view));
+        return null;
       default:
-        return this.fail(unique, ENOSYS);
+        return -ENOSYS;
     }
   }
 
-  private init(unique: Unique, view: DataView): void {
+  private init(view: DataView): Outcome {
     const kernel = protocol.decodeInit(view);
-    if (kernel.major < protocol.VERSION.major) return this.fail(unique, EPROTO);
+    if (kernel.major < protocol.VERSION.major) return -EPROTO;
     // A newer major sees our version in the answer and asks again.
     const wanted = InitFlag.ASYNC_READ | InitFlag.BIG_WRITES | InitFlag.ASYNC_DIO | InitFlag.MAX_PAGES;
-    const reply = {
+    return protocol.encodeInit(this.buffers.reply.view, {
       flags: kernel.flags & wanted,
       maxReadahead: kernel.maxReadahead,
       maxBackground: MAX_BACKGROUND,
       maxWrite: MAX_PAYLOAD,
-    };
-    this.answer(unique, protocol.encodeInit(this.buffers.reply.view, reply));
+    });
   }
 
   private attributes(node: number): protocol.Attributes {
@@ -174,15 +177,14 @@ export class FuseSession {
     return { node: FILE, size: this.disk.size, mode: REGULAR.mode | 0o600, links: 1 };
   }
 
-  private open(unique: Unique, view: DataView): void {
+  private open(view: DataView): Outcome {
     const writes = (protocol.decodeOpenFlags(view) & ACCESS_MODE) !== 0;
-    if (writes && !this.disk.writable) return this.fail(unique, EROFS);
+    if (writes && !this.disk.writable) return -EROFS;
     // The loop device's user caches; a second copy here would only cost memory.
-    const flags = OpenFlag.DIRECT_IO | OpenFlag.PARALLEL_DIRECT_WRITES;
-    this.answer(unique, protocol.encodeOpen(this.buffers.reply.view, flags));
+    return protocol.encodeOpen(this.buffers.reply.view, OpenFlag.DIRECT_IO | OpenFlag.PARALLEL_DIRECT_WRITES);
   }
 
-  private list(unique: Unique, view: DataView): void {
+  private list(view: DataView): Outcome {
     const { offset, length } = protocol.decodeRange(view);
     const entries = [
       { node: ROOT, name: ".", type: DIRECTORY.type },
@@ -190,69 +192,58 @@ export class FuseSession {
       { node: FILE, name: this.options.name, type: REGULAR.type },
     ];
     const capacity = Math.min(length, MAX_PAYLOAD);
-    this.answer(unique, protocol.encodeDirectory(this.buffers.reply.view, entries, offset, capacity));
+    return protocol.encodeDirectory(this.buffers.reply.view, entries, offset, capacity);
   }
 
-  private startRead(unique: Unique, view: DataView): void {
+  private startRead(unique: Unique, view: DataView): Outcome {
     const { offset, length } = protocol.decodeRange(view);
-    if (offset >= this.disk.size) return this.answer(unique, 0);
+    if (offset >= this.disk.size) return 0;
     const inside = Math.min(length, this.disk.size - offset);
-    if (!isSectors(offset, inside) || inside > MAX_PAYLOAD) return this.fail(unique, EINVAL);
+    if (!isSectors(offset, inside) || inside > MAX_PAYLOAD) return -EINVAL;
     this.count("reads", 1);
-    this.read({ unique, offset, length: inside });
+    return this.read({ unique, offset, length: inside });
   }
 
-  private read(read: Read): void {
+  private read(read: Read): Outcome {
     const missing = this.disk.read(read.offset, read.length, this.buffers.reply.payload);
     if (missing) {
       this.count("misses", 1);
       this.parked.park(read, missing);
-      return;
+      return null;
     }
     this.count("readBytes", read.length);
-    this.answer(read.unique, read.length);
+    return read.length;
   }
 
-  private write(unique: Unique, view: DataView): void {
+  private write(view: DataView): Outcome {
     const { offset, length } = protocol.decodeRange(view);
-    if (!this.disk.writable) return this.fail(unique, EROFS);
+    if (!this.disk.writable) return -EROFS;
     const sent = protocol.request.length(view) - protocol.IN_HEADER - protocol.leastBody(Opcode.WRITE);
-    if (!isSectors(offset, length) || length > sent) return this.fail(unique, EINVAL);
-    if (offset + length > this.disk.size) return this.fail(unique, ENOSPC);
+    if (!isSectors(offset, length) || length > sent) return -EINVAL;
+    if (offset + length > this.disk.size) return -ENOSPC;
     this.disk.write(offset, length, this.buffers.request.writeData);
     this.count("writes", 1);
     this.count("writtenBytes", length);
-    this.answer(unique, protocol.encodeWritten(this.buffers.reply.view, length));
+    return protocol.encodeWritten(this.buffers.reply.view, length);
   }
 
-  private allocate(unique: Unique, view: DataView): void {
+  private allocate(view: DataView): Outcome {
     const { offset, length, mode } = protocol.decodeFallocate(view);
     const operation = mode & ~KEEP_SIZE;
-    if (operation !== PUNCH_HOLE && operation !== ZERO_RANGE) return this.fail(unique, EOPNOTSUPP);
-    if (!this.disk.writable) return this.fail(unique, EROFS);
-    if (!isSectors(offset, length) || offset + length > this.disk.size) return this.fail(unique, EINVAL);
+    if (operation !== PUNCH_HOLE && operation !== ZERO_RANGE) return -EOPNOTSUPP;
+    if (!this.disk.writable) return -EROFS;
+    if (!isSectors(offset, length) || offset + length > this.disk.size) return -EINVAL;
     this.disk.discard(offset, length);
-    this.answer(unique, 0);
+    return 0;
   }
 
   private interrupt(target: Unique): void {
     const read = this.parked.cancel((r) => r.unique.low === target.low && r.unique.high === target.high);
     // Anything else is answered already.
-    if (read) this.fail(read.unique, EINTR);
+    if (read) this.finish(read.unique, () => -EINTR);
   }
 
-  private answer(unique: Unique, payload: number): void {
-    const { reply } = this.buffers;
-    reply.send(this.options.fd, protocol.encodeHeader(reply.view, unique, 0, payload));
-  }
-
-  private fail(unique: Unique, errno: number): void {
-    const { reply } = this.buffers;
-    if (errno === EIO) this.count("errors", 1);
-    reply.send(this.options.fd, protocol.encodeHeader(reply.view, unique, errno, 0));
-  }
-
-  private count(counter: keyof typeof counterIndex, by: number): void {
+  private count(counter: Counter, by: number): void {
     this.options.counters[counterIndex[counter]] += by;
   }
 }
