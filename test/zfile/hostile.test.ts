@@ -11,7 +11,6 @@ interface Forged {
   readonly header?: Partial<ZFileHeader>;
   readonly lengths?: readonly number[];
   readonly blocks?: Uint8Array;
-  readonly digest?: boolean;
 }
 
 /** A file of two LZ4 blocks of 4096 bytes, except where `forged` says otherwise; all digests are right. */

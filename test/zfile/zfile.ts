@@ -36,13 +36,18 @@ export class MemorySource implements ByteSource {
   }
 }
 
-/** Calls `use` with a folder that is gone afterwards. */
+/** Calls `use` with a folder that is gone when it returns, or when the promise it returns is settled. */
 export function withFolder<T>(use: (folder: string) => T): T {
   const folder = mkdtempSync(join(tmpdir(), "overlaybd-zfile-"));
+  const remove = () => rmSync(folder, { recursive: true });
   try {
-    return use(folder);
-  } finally {
-    rmSync(folder, { recursive: true });
+    const result = use(folder);
+    if (result instanceof Promise) return result.finally(remove) as T;
+    remove();
+    return result;
+  } catch (error) {
+    remove();
+    throw error;
   }
 }
 
