@@ -64,6 +64,8 @@ export async function readSectors(
   return target;
 }
 
+const ZEROS = new Uint8Array(4096);
+
 /** The digest of manifests/devices.json and the number of blocks in it. */
 export async function deviceDigest(
   index: SegmentTable,
@@ -77,7 +79,7 @@ export async function deviceDigest(
     const last = Math.ceil(segmentEnd(index, i) / 8);
     for (let block = Math.max(next, Math.floor(segmentStart(index, i) / 8)); block < last; block++) {
       const bytes = await readSectors(index, sources, block * 8, block * 8 + 8);
-      if (!bytes.some((byte) => byte !== 0)) continue;
+      if (Buffer.compare(bytes, ZEROS) === 0) continue;
       number.writeBigUInt64LE(BigInt(block));
       hash.update(number).update(bytes);
       blocks++;
