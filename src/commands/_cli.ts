@@ -1,8 +1,8 @@
 /** The command line: which words run what, how errors end, the exit codes. */
 import { type CommandDef, defineCommand, renderUsage, runCommand } from "citty";
 import { OverlaybdError } from "../error.ts";
+import { version } from "../version.ts";
 import { runTool, type Tool } from "./_tool.ts";
-import { version } from "./_version.ts";
 
 type Commands = Record<string, () => Promise<CommandDef>>;
 type Tools = Record<string, () => Promise<Tool>>;

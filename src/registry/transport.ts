@@ -42,7 +42,7 @@ export interface TlsOptions {
 /** Longest time without a byte moving, in milliseconds. */
 export const STALL_MS = 30_000;
 
-const USER_AGENT = `overlaybd/${process.env.OVERLAYBD_VERSION ?? "development"}`;
+const USER_AGENT = `overlaybd/${version}`;
 /** At most this much of an error answer is read. */
 const ERROR_BODY_LIMIT = 64 * 1024;
 

@@ -48,10 +48,12 @@ export class LayerWriter {
     this.sink.write(bytes);
   }
 
-  /** Writes `length` bytes of native memory at `address`. */
-  writeFrom(offset: number, address: number, length: number): void {
-    this.#map(offset, length, false, CHUNK_SECTORS);
+  /** Writes `length` bytes of native memory at `address`, zero-filled up to the next multiple of `block` bytes. */
+  writeFrom(offset: number, address: number, length: number, block = SECTOR_BYTES): void {
+    const padding = (block - (length % block)) % block;
+    this.#map(offset, length + padding, false, CHUNK_SECTORS);
     this.sink.writeFrom(address, length);
+    if (padding > 0) this.sink.writeZeros(padding);
   }
 
   /** The range reads as zeros, whatever the layers below have there. Takes no space. */
