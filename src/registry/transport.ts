@@ -6,9 +6,11 @@
  * exchanges also have a deadline as a whole. So a peer that accepts and then says nothing, also on a pooled connection
  * that died unnoticed, costs a bounded time.
  */
+
 import { readFile } from "node:fs/promises";
 import { rootCertificates } from "node:tls";
 import { type ErrorCode, OverlaybdError } from "../error.ts";
+import { version } from "../version.ts";
 
 export interface HttpRequest {
   readonly method: string;
