@@ -4,6 +4,7 @@ import { TarReader } from "../../src/format/tar/reader.ts";
 import type { ByteStream, Chunk } from "../../src/native/bytestream.ts";
 
 const ADDRESS = 0x10000;
+const MAX_EXPANDED = 1 << 26;
 
 /** A stream of `bytes` in chunks of what `chunkBytes` says; each chunk's memory is overwritten when the next is taken. */
 export function memoryStream(bytes: Uint8Array, chunkBytes: () => number = () => 1 << 20): ByteStream {
@@ -23,7 +24,7 @@ export function memoryStream(bytes: Uint8Array, chunkBytes: () => number = () =>
 }
 
 export interface Gathered extends TarEntry {
-  /** The file with its holes filled by zeros. */
+  /** The file with its holes filled by zeros; beyond 64 MiB, its data only. */
   readonly content: Buffer;
 }
 
@@ -48,7 +49,8 @@ function content(reader: TarReader, entry: TarEntry, archive: Uint8Array): Buffe
     pieces.push([piece.offset, Buffer.from(piece.bytes)]);
     end = piece.offset + piece.length;
   }
-  // Only now, when all of it has come, is a hostile size known to be true.
+  // A sparse file may claim any size.
+  if (entry.size > MAX_EXPANDED) return Buffer.concat(pieces.map(([, bytes]) => bytes));
   const file = Buffer.alloc(entry.size);
   for (const [offset, bytes] of pieces) file.set(bytes, offset);
   return file;
