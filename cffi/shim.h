@@ -236,4 +236,99 @@ EXPORT void shim_plan_close(struct plan *plan);
 EXPORT int shim_plan_execute(struct plan *plan, const struct plan_step *steps, uint32_t count, uint8_t *target,
                              uint32_t length, struct plan_failure *failure);
 
+/* ---- ext2*.c: ext4 on a volume; one session from open to finish, nothing is written before it ---- */
+
+/* What an inode is made of, and its number when it is made. */
+struct shim_ext2_node {
+  double size; /* of a regular file */
+  double mtime; /* seconds since 1970, whole */
+  uint32_t nanoseconds;
+  uint32_t mode; /* with the type bits */
+  uint32_t uid, gid;
+  uint32_t device_major, device_minor;
+  uint32_t ino;
+  uint32_t reserved;
+};
+
+/*
+ * Opens the file system on a volume of `blocks` blocks of 4096 bytes or, with `create`, makes one on a volume that reads as
+ * zeros. `read` fills `staging` (4096 bytes) with a block and returns 0 or a negative errno; both are kept until the close.
+ * At most `budget` bytes of metadata are held. -EINVAL: no ext4 or too small; -ENOTSUP: features this code would damage.
+ * Everywhere: -ENOSPC no free block, -EDQUOT no free inode, -E2BIG beyond the budget, -EUCLEAN a damaged file system. After
+ * an error of any function but a lookup the session can only be closed.
+ */
+EXPORT int shim_ext2_open(double blocks, int32_t create, double budget, int32_t (*read)(double block), const uint8_t *staging,
+           void **handle);
+/* Frees everything; what was not drained is lost. */
+EXPORT void shim_ext2_close(void *handle);
+/* Completes all metadata in memory. */
+EXPORT int shim_ext2_finish(void *handle);
+/* Copies the next changed blocks, ascending, as long as they adjoin: their number (0: no more), and the first in *first. */
+EXPORT int shim_ext2_drain(void *handle, uint8_t *into, uint32_t capacity, double *first);
+/* Free blocks, free inodes, bytes of metadata in memory. */
+EXPORT void shim_ext2_status(void *handle, double *status);
+
+/* 1 and found = {inode, EXT2_FT_* type, added in this session}; 0 when there is no such name. */
+EXPORT int shim_ext2_lookup(void *handle, uint32_t directory, const uint8_t *name, uint32_t length, uint32_t *found);
+/* Counts an existing name as added in this session. */
+EXPORT int shim_ext2_mark(void *handle, uint32_t directory, const uint8_t *name, uint32_t length);
+/*
+ * The first name at or behind a position, `.` and `..` left out: found as above and its length in found[3], `name` (255
+ * bytes), and the position to go on from; 0 at the end. Names may be removed meanwhile.
+ */
+EXPORT double shim_ext2_next(void *handle, uint32_t directory, double position, uint32_t *found, uint8_t *name);
+/* Adds a name for an inode, whose link count stays. */
+EXPORT int shim_ext2_add(void *handle, uint32_t directory, const uint8_t *name, uint32_t length, uint32_t ino, uint32_t type);
+/* Adds a name for an existing inode: -EPERM for a directory, -EMLINK beyond 65,000. */
+EXPORT int shim_ext2_link(void *handle, uint32_t directory, const uint8_t *name, uint32_t length, uint32_t ino);
+/* Removes a name, and the inode with its last one; -ENOTEMPTY for a directory with children. */
+EXPORT int shim_ext2_unlink(void *handle, uint32_t directory, const uint8_t *name, uint32_t length);
+
+/* Takes blocks for the ranges {first file block, count} of the file that is created next; the number of runs, or an error. */
+EXPORT double shim_ext2_allocate(void *handle, const double *ranges, uint32_t range_count);
+/* Copies {file block, volume block, count} of the runs taken last, from `first` on; their number. */
+EXPORT int shim_ext2_runs(void *handle, uint32_t first, double *into, uint32_t capacity);
+/* Makes an inode and its name. A regular file gets the blocks allocated before; `target` is a symbolic link's. */
+EXPORT int shim_ext2_create(void *handle, uint32_t directory, const uint8_t *name, uint32_t length, struct shim_ext2_node *node,
+           const uint8_t *target, uint32_t target_length);
+/* Sets owner, times and, but for symbolic links, permissions. */
+EXPORT int shim_ext2_update(void *handle, uint32_t ino, const struct shim_ext2_node *node);
+/* Copies a symbolic link's target (at most 4095 bytes) and returns its length. */
+EXPORT int shim_ext2_readlink(void *handle, uint32_t ino, uint8_t *target);
+/* Sets one attribute, POSIX ACLs in the form of getxattr(2). -ENODATA: not a name ext4 can store. */
+EXPORT int shim_ext2_set_xattr(void *handle, uint32_t ino, const char *name, const uint8_t *value, uint32_t length);
+
+/* ---- pool.c ---- */
+
+/* What a job calls, with the arguments of the function of that name, numbers and addresses alike as doubles. */
+enum {
+  POOL_FSYNC = 1,
+  POOL_FDATASYNC = 2,
+  POOL_MOUNT = 3,       /* shim_mount */
+  POOL_UNMOUNT = 4,     /* shim_unmount */
+  POOL_OPEN_SERVED = 5, /* shim_fuse_open_served */
+  POOL_LOOP_ATTACH = 6, /* shim_loop_attach */
+  POOL_LOOP_RELEASE = 7 /* shim_loop_release */
+};
+#define POOL_ARGUMENTS 6
+
+/* A pair of connected sockets, non-blocking: one to read wake-ups from, one for shim_pool_open. */
+EXPORT int shim_pool_socket(int32_t *ends);
+
+struct pool_queue;
+/*
+ * A queue of results. When it becomes non-empty, a 64-bit 1 is written to `wake`: an eventfd, or one end of a socket
+ * pair, non-blocking. The caller keeps `wake` open until the queue is closed.
+ */
+EXPORT int shim_pool_open(int wake, struct pool_queue **queue);
+/* Results of jobs still running are dropped. */
+EXPORT void shim_pool_close(struct pool_queue *queue);
+/*
+ * Starts a job with POOL_ARGUMENTS arguments (copied; what they point to must stay until the result is taken). Any `id`
+ * will do to know the result by.
+ */
+EXPORT int shim_pool_submit(struct pool_queue *queue, uint32_t id, uint32_t kind, const double *arguments);
+/* Takes up to `capacity` pairs of id and result (0 or more, or negative errno); returns how many. Never waits. */
+EXPORT int shim_pool_take(struct pool_queue *queue, int32_t *results, uint32_t capacity);
+
 #endif
