@@ -5,6 +5,7 @@ import { copyFileSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { $ } from "bun";
+import { openFileBlob } from "../../src/blob/file.ts";
 import { commit } from "../../src/format/lsmt/commit.ts";
 import { LocalFile } from "../../src/format/lsmt/file.ts";
 import { type Layer, openLayer } from "../../src/format/lsmt/layer.ts";
@@ -15,6 +16,7 @@ import { segmentLength, segmentMoffset, segmentStart } from "../../src/format/ls
 import { parseUuid } from "../../src/format/lsmt/uuid.ts";
 import type { WritableLayer } from "../../src/format/lsmt/writable.ts";
 import type { ByteSource } from "../../src/format/source.ts";
+import { openBlobLayer } from "../../src/image/layer.ts";
 import { golden, goldenDir } from "../golden/golden.ts";
 import { deviceDigest, MemorySink, MemorySource } from "./memory.ts";
 
@@ -86,6 +88,35 @@ describe.skipIf(goldenDir === null)("golden layers", () => {
   ]) {
     test(`${name} reads back`, async () => {
       await expectDevice([await openLayer(await source(name))], devices[device]);
+    });
+  }
+
+  for (const [name, device] of [
+    ["lsmt/mini-append.lz4", "mini-append"],
+    ["lsmt/mini-append.zstd", "mini-append"],
+    ["lsmt/mini-append.commit_sealed.lz4", "mini-append"],
+    ["lsmt/layer1.lz4", "layer1"],
+    ["lsmt/layer1.lz4-bs32", "layer1"],
+    ["lsmt/layer1.lz4.tar", "layer1"],
+    ["lsmt/layer1.zstd.tar", "layer1"],
+    ["merge/merged.lz4", "layer1+layer2"],
+  ]) {
+    test(`${name} reads back`, async () => {
+      const blob = await openFileBlob(golden(name));
+      await expectDevice([(await openBlobLayer(blob)).content], devices[device]);
+      await blob.close();
+    });
+  }
+
+  for (const suffix of ["lz4", "lz4.tar", "zstd.tar"]) {
+    test(`lsmt/layer2.${suffix} on lsmt/layer1.${suffix} reads back`, async () => {
+      const blobs = [
+        await openFileBlob(golden(`lsmt/layer2.${suffix}`)),
+        await openFileBlob(golden(`lsmt/layer1.${suffix}`)),
+      ];
+      const layers = [(await openBlobLayer(blobs[0])).content, (await openBlobLayer(blobs[1])).content];
+      await expectDevice(layers, devices["layer1+layer2"]);
+      for (const blob of blobs) await blob.close();
     });
   }
 

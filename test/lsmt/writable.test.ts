@@ -351,6 +351,50 @@ for (const sparse of [false, true]) {
   });
 }
 
+for (const sparse of [false, true]) {
+  test(`what a killed process has flushed to ${sparse ? "a sparse" : "an append-only"} layer is there`, async () => {
+    const script = join(import.meta.dir, "killed_writer.ts");
+    for (let round = 0; round < 3; round++) {
+      const name = `killed-${sparse}-${round}`;
+      createWritableLayer(...files(name), { size: 1 << 22, sparse }).close();
+      const writer = Bun.spawn([process.execPath, script, ...files(name)], { stdout: "pipe" });
+      const reader = writer.stdout.getReader();
+      let said = "";
+      while (said.split("\n").length < 5 + round * 7)
+        said += new TextDecoder().decode((await reader.read()).value);
+      writer.kill("SIGKILL");
+      await writer.exited;
+      for (let rest = await reader.read(); !rest.done; rest = await reader.read()) {
+        said += new TextDecoder().decode(rest.value);
+      }
+      const promised = Number(said.trimEnd().split("\n").at(-1));
+      const layer = openWritableLayer(...files(name));
+      const sectors = layer.size / 512;
+      const bytes = await readSectors(layer.segments(), [layer.file], 0, sectors);
+      const cells = new Uint32Array(bytes.buffer);
+      const wrong = Array.from({ length: Math.min(promised, sectors) }, (_, i) => promised - i).filter(
+        // A later write of the same process may have replaced it, one lap ahead.
+        (stamp) => {
+          const read = cells[(stamp % sectors) * 128];
+          return read !== stamp && !(read > promised && read % sectors === stamp % sectors);
+        },
+      );
+      expect(promised).toBeGreaterThan(0);
+      expect(wrong).toEqual([]);
+      layer.close();
+    }
+  });
+
+  test(`a failed flush of ${sparse ? "a sparse" : "an append-only"} layer is an error for ever`, () => {
+    const layer = createWritableLayer(...files(`failed-${sparse}`), { size: 1 << 20, sparse });
+    layer.write(0, filled(1, 1));
+    layer.file.close();
+    const io = expect.objectContaining({ code: "E_IO" });
+    expect(() => layer.flush()).toThrow(io);
+    expect(() => layer.flush()).toThrow(io);
+  });
+}
+
 describe("sparse layer", () => {
   test("has the size of its disk, an empty index file, and survives an interrupted seal", async () => {
     const layer = createWritableLayer(...files("plain"), { size: 1 << 20, sparse: true });
