@@ -1,5 +1,5 @@
 /** Writable layers in real files against a flat model: one cell for every sector. */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { appendFileSync, existsSync, mkdtempSync, rmSync, statSync, truncateSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -14,6 +14,8 @@ import type { WritableLayer } from "../../src/format/lsmt/writable.ts";
 import type { ByteSource } from "../../src/format/source.ts";
 import { random } from "../fixtures/random.ts";
 import { MemorySink, MemorySource, readSectors } from "./memory.ts";
+
+setDefaultTimeout(60_000);
 
 let folder: string;
 beforeAll(() => {
