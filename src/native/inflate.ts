@@ -9,7 +9,7 @@
  *
  * Memory: the ring (`RING_SLOTS` chunks), 0.4 MiB of buffers, and for zstd the window.
  */
-import { ptr } from "bun:ffi";
+import { type Pointer, ptr } from "bun:ffi";
 import { type ByteStream, CHUNK_BYTES, type Chunk } from "./bytestream.ts";
 import { bind } from "./library.ts";
 
@@ -100,7 +100,7 @@ const running = new Set<NativeStream>();
 class NativeStream implements InflateStream {
   readonly #ring = new Uint8Array(RING_SLOTS * CHUNK_BYTES);
   readonly #chunks: Chunk[];
-  #handle: number;
+  #handle: Pointer | null;
   #count = 0;
   #summary: StreamSummary | null = null;
   #failure: StreamError | null = null;
@@ -119,17 +119,17 @@ class NativeStream implements InflateStream {
     const handle = new BigUint64Array(1);
     const result = shim.shim_inflate_open(fd, base, RING_SLOTS, CHUNK_BYTES, limit, flags, ptr(handle));
     if (result < 0) throw new StreamError("io", `descriptor ${fd} cannot be read`, 0, -result);
-    this.#handle = Number(handle[0]);
+    this.#handle = Number(handle[0]) as Pointer;
     running.add(this);
   }
 
   next(): Chunk | null {
     if (this.#failure) throw this.#failure;
     if (this.#summary) return null;
-    if (this.#handle === 0) throw new Error("the stream is closed");
-    const length = shim.shim_inflate_next(this.#handle as never);
+    if (this.#handle === null) throw new Error("the stream is closed");
+    const length = shim.shim_inflate_next(this.#handle);
     if (length <= 0) {
-      this.#finish();
+      this.#finish(this.#handle);
       return null;
     }
     const chunk = this.#chunks[this.#count++ % RING_SLOTS];
@@ -139,9 +139,9 @@ class NativeStream implements InflateStream {
   }
 
   /** Keeps what the thread found out, and frees it. */
-  #finish(): void {
+  #finish(handle: Pointer): void {
     const bytes = new Uint8Array(112);
-    shim.shim_inflate_status(this.#handle as never, ptr(bytes));
+    shim.shim_inflate_status(handle, ptr(bytes));
     this.close();
     const numbers = new Float64Array(bytes.buffer, 0, 4);
     const [failure, errno, format] = new Int32Array(bytes.buffer, 32, 3);
@@ -168,9 +168,9 @@ class NativeStream implements InflateStream {
   }
 
   close(): void {
-    if (this.#handle === 0) return;
-    shim.shim_inflate_close(this.#handle as never);
-    this.#handle = 0;
+    if (this.#handle === null) return;
+    shim.shim_inflate_close(this.#handle);
+    this.#handle = null;
     running.delete(this);
   }
 }
