@@ -5,13 +5,14 @@ import { openFileBlob } from "../blob/file.ts";
 import { addStats, emptyStats } from "../blob/stats.ts";
 import { OverlaybdError } from "../error.ts";
 import { mergeSegments } from "../format/lsmt/merge.ts";
+import type { Engine } from "../native/plan.ts";
 import type { AccessOptions } from "../registry/access.ts";
 import type { Repository } from "../registry/repository.ts";
 import { dataLowers, type ImageConfig, type LowerConfig, localFile } from "./config.ts";
 import { type BlobLayer, openBlobLayer } from "./layer.ts";
 import { blobOrigin, repositoryAt } from "./remote.ts";
 import type { DiskTables, MissingRange } from "./tables.ts";
-import { readUpperSize } from "./upper.ts";
+import { readUpper } from "./upper.ts";
 
 /** Layers opened at the same time (image-config.md section 1.1). */
 const PARALLEL_OPENS = 32;
@@ -21,6 +22,8 @@ export interface ImageOptions {
   readonly cache: FileCache;
   /** How registries are reached. */
   readonly access?: AccessOptions;
+  /** How local files are read. */
+  readonly engine?: Engine;
 }
 
 /** Opens the blob of one layer. */
@@ -54,7 +57,7 @@ export async function openImage(config: ImageConfig, options: ImageOptions): Pro
       `${config.name}: a TurboOCI upper layer cannot be opened as a disk`,
     );
   }
-  const upperSize = config.upper ? await readUpperSize(config.upper) : 0;
+  const upper = config.upper && { ...config.upper, size: (await readUpper(config.upper)).size };
   let repository: Promise<Repository> | undefined;
   const remote = () => {
     repository ??= repositoryAt(config.repoBlobUrl, config.name, options.access);
@@ -64,7 +67,7 @@ export async function openImage(config: ImageConfig, options: ImageOptions): Pro
     return () => openLower(lower, `${config.name}: lowers[${i}]`, remote, options.cache);
   });
   const layers = await openLayers(openers);
-  return assemble(layers, config.upper && { ...config.upper, size: upperSize });
+  return assemble(layers, options.engine, upper);
 }
 
 async function openLower(
@@ -117,6 +120,7 @@ export async function openLayers(openers: readonly BlobOpener[]): Promise<BlobLa
 /** Puts layers (topmost first) and perhaps a writable one on top together. */
 export function assemble(
   layers: readonly BlobLayer[],
+  engine?: Engine,
   upper?: { readonly data: string; readonly index: string; readonly size: number },
 ): OpenImage {
   const size = upper?.size || (layers.find((layer) => layer.content.size > 0)?.content.size ?? 0);
@@ -127,6 +131,7 @@ export function assemble(
       size,
       index: mergeSegments(layers.map((layer) => layer.content.segments)),
       layers: layers.map((layer) => layer.disk),
+      engine,
       upper: upper && { data: upper.data, index: upper.index },
     },
     layers,

@@ -30,7 +30,7 @@ const MAX_NESTING = 4;
  * @throws OverlaybdError E_USAGE; E_NOT_FOUND; E_UNSUPPORTED when it is no overlaybd image; and what opening layers throws.
  */
 export async function openReference(reference: string, options: ImageOptions): Promise<OpenImage> {
-  return assemble(await openLayers(await resolveLayers(reference, options)));
+  return assemble(await openLayers(await resolveLayers(reference, options)), options.engine);
 }
 
 /** The layers of an overlaybd image, bottom first, not opened yet. @throws as `openReference`. */

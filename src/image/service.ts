@@ -1,5 +1,6 @@
 /** What opening an image needs of the service config, `overlaybd.json` (image-config.md section 2). */
 import { DEFAULT_CACHE_DIRECTORY, DEFAULT_REFILL_BYTES } from "../blob/cache.ts";
+import type { Engine } from "../native/plan.ts";
 import { Fields } from "./fields.ts";
 
 export const DEFAULT_SERVICE_CONFIG = "/etc/overlaybd/overlaybd.json";
@@ -11,11 +12,9 @@ export interface ServiceConfig {
   readonly cacheDirectory: string;
   /** Bytes fetched and kept together. */
   readonly refillBytes: number;
-  readonly ioEngine: IoEngine;
+  /** How local files are read: 0 psync, 1 libaio, 2 posix aio, and ours: 3 io_uring. */
+  readonly engine: Engine;
 }
-
-/** How local files are read: 0 psync, 1 libaio, 2 posix aio, and ours: 3 io_uring. */
-export type IoEngine = 0 | 1 | 2 | 3;
 
 /**
  * Reads a service config. Without a path the one at the default place, or the defaults when there is none.
@@ -45,6 +44,6 @@ function decode(fields: Fields): ServiceConfig {
       ? fields.string("registryCacheDir", cache.string("cacheDir", DEFAULT_CACHE_DIRECTORY))
       : cache.string("cacheDir", DEFAULT_CACHE_DIRECTORY),
     refillBytes,
-    ioEngine: fields.integer("ioEngine", 0, 0, 3) as IoEngine,
+    engine: fields.integer("ioEngine", 0, 0, 3) as Engine,
   };
 }

@@ -5,6 +5,7 @@
 import type { BlobView } from "../blob/blob.ts";
 import type { SegmentTable } from "../format/lsmt/segments.ts";
 import type { BlockTable } from "../format/zfile/blocks.ts";
+import type { Engine } from "../native/plan.ts";
 
 export interface DiskTables {
   /** Virtual size in bytes. */
@@ -13,6 +14,8 @@ export interface DiskTables {
   readonly index: SegmentTable;
   /** Topmost first (LSMT position order, lsmt.md section 9.1). */
   readonly layers: readonly DiskLayer[];
+  /** How local files are read. */
+  readonly engine?: Engine;
   /** Writable layer, if the image has one: paths, opened by whoever serves the disk. */
   readonly upper?: { readonly data: string; readonly index: string };
 }

@@ -1,0 +1,41 @@
+/** Options of every command that opens an image. */
+import { FileCache } from "../blob/cache.ts";
+import type { ImageOptions } from "../image/open.ts";
+import { loadServiceConfig } from "../image/service.ts";
+
+export const imageArgs = {
+  service_config_path: {
+    type: "string",
+    description:
+      "Service config, for cache directory and I/O engine (/etc/overlaybd/overlaybd.json, if there is one)",
+  },
+  "cache-dir": {
+    type: "string",
+    description: "Keep what is fetched there, whatever the service config says",
+  },
+  plain: { type: "boolean", description: "Use http rather than https for registries", default: false },
+  insecure: { type: "boolean", description: "Do not verify registries' TLS certificates", default: false },
+  "root-ca": { type: "string", description: "Trust this certificate authority too (PEM file)" },
+} as const;
+
+type ImageArgs = {
+  service_config_path?: string;
+  "cache-dir"?: string;
+  plain: boolean;
+  insecure: boolean;
+  "root-ca"?: string;
+};
+
+/** @throws OverlaybdError E_CONFIG */
+export async function imageOptions(args: ImageArgs): Promise<ImageOptions> {
+  const service = await loadServiceConfig(args.service_config_path);
+  const authority = args["root-ca"];
+  return {
+    cache: new FileCache(args["cache-dir"] ?? service.cacheDirectory, service.refillBytes),
+    engine: service.engine,
+    access: {
+      plain: args.plain,
+      tls: { insecure: args.insecure, authorities: authority === undefined ? [] : [authority] },
+    },
+  };
+}
