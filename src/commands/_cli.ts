@@ -8,10 +8,15 @@ type Commands = Record<string, () => Promise<CommandDef>>;
 type Tools = Record<string, () => Promise<Tool>>;
 
 /** Tools that other programs run under upstream's names, with upstream's options and exit codes. */
-const tools: Tools = {};
+const tools: Tools = {
+  zfile: async () => (await import("./zfile.ts")).tool,
+};
 
 /** Our own commands. */
-const commands: Commands = {};
+const commands: Commands = {
+  mount: async () => (await import("./mount.ts")).command as CommandDef,
+  umount: async () => (await import("./umount.ts")).command as CommandDef,
+};
 
 /** Names of links to this executable, beside `overlaybd-<tool>`. */
 const links: Record<string, string> = { convertor: "convert" };

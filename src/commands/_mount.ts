@@ -1,0 +1,15 @@
+/** What the mount commands tell people. */
+import type { MountState } from "../device/mount/record.ts";
+import type { MountStats } from "../device/mount/server.ts";
+import { formatBytes } from "./_text.ts";
+
+export function describeMount({ source, directory, device, pid }: MountState): string {
+  return `${source} is mounted at ${directory} (${device}, served by process ${pid})`;
+}
+
+/** What was fetched, against what the image holds. */
+export function describeStats({ image, device }: MountStats): string {
+  const share = image.imageBytes === 0 ? 0 : (100 * image.fetchedBytes) / image.imageBytes;
+  const fetched = `${formatBytes(image.fetchedBytes)} of ${formatBytes(image.imageBytes)} fetched (${share.toFixed(1)} %)`;
+  return `${fetched} in ${image.requests} requests; ${formatBytes(device.readBytes)} read, ${formatBytes(device.writtenBytes)} written`;
+}

@@ -1,0 +1,65 @@
+/** `overlaybd mount`: an image at a directory, read as it is needed. */
+import { resolve } from "node:path";
+import { defineCommand } from "citty";
+import { type MountRecord, type MountState, mountPoint, RUN_DIRECTORY } from "../device/mount/record.ts";
+import { serveMount } from "../device/mount/server.ts";
+import { OverlaybdError } from "../error.ts";
+import { Readiness, startDaemon } from "../service/daemon.ts";
+import { imageArgs, imageOptions } from "./_image.ts";
+import { describeMount, describeStats } from "./_mount.ts";
+
+export const command = defineCommand({
+  meta: {
+    name: "mount",
+    description: "Mount an image at a directory; its contents are fetched as they are read",
+  },
+  args: {
+    source: {
+      type: "positional",
+      description: "Image config, layer file, or reference (HOST/NAME:TAG, oci:DIRECTORY:TAG)",
+      required: true,
+    },
+    directory: { type: "positional", description: "Where to mount it", required: true },
+    rw: { type: "boolean", description: "Mount it writable; needs --upper", default: false },
+    upper: {
+      type: "string",
+      description: "Folder that keeps what is written, as a writable layer (made if not there); implies --rw",
+    },
+    foreground: { type: "boolean", description: "Serve in this process, until unmounted", default: false },
+    json: { type: "boolean", description: "Print JSON", default: false },
+    "run-dir": { type: "string", description: "Where running mounts are recorded", default: RUN_DIRECTORY },
+    ...imageArgs,
+  },
+  async run({ args, rawArgs }) {
+    const readiness = Readiness.inherited();
+    if (!args.foreground && readiness === null) {
+      const state = await startDaemon<MountState>(["mount", ...rawArgs]);
+      process.stdout.write(`${args.json ? JSON.stringify(state) : describeMount(state)}\n`);
+      return 0;
+    }
+    const announce = (state: MountState, record: MountRecord) => {
+      if (readiness) readiness.ready(state, record.log);
+      else process.stdout.write(`${args.json ? JSON.stringify(state) : describeMount(state)}\n`);
+    };
+    try {
+      const request = {
+        source: args.source,
+        directory: await mountPoint(args.directory),
+        upper: upperFolder(args),
+        runDirectory: resolve(args["run-dir"]),
+      };
+      const stats = await serveMount(request, await imageOptions(args), announce);
+      if (!readiness) process.stdout.write(`${args.json ? JSON.stringify(stats) : describeStats(stats)}\n`);
+      return 0;
+    } catch (error) {
+      if (readiness?.failed(error)) return 1;
+      throw error;
+    }
+  },
+});
+
+function upperFolder(args: { rw: boolean; upper?: string }): string | undefined {
+  if (args.upper !== undefined) return resolve(args.upper);
+  if (!args.rw) return undefined;
+  throw new OverlaybdError("E_USAGE", "--rw needs --upper FOLDER, which keeps what is written");
+}
