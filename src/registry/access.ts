@@ -22,6 +22,8 @@ export interface AccessOptions {
   readonly deadline?: number;
   /** Milliseconds without a byte moving after which a connection is given up; default 30 s. */
   readonly stall?: number;
+  /** Milliseconds a registry may take to store what was uploaded; default 5 minutes. */
+  readonly commit?: number;
   readonly retry?: RetryPolicy;
 }
 
@@ -32,13 +34,21 @@ export type OpenRepository = (
 ) => Promise<Repository>;
 
 const DEFAULT_DEADLINE_MS = 60_000;
+/** Registries copy or hash a whole blob before they answer. */
+const DEFAULT_COMMIT_MS = 300_000;
 
 /**
  * Sets up access with one set of options; connections, challenges and tokens are shared by all repositories of a host.
  * @throws (when a repository is opened) OverlaybdError E_CONFIG when a certificate file is unusable
  */
 export function repositoryAccess(options: AccessOptions = {}): OpenRepository {
-  const { plain = false, deadline = DEFAULT_DEADLINE_MS, stall = STALL_MS, chunkBytes } = options;
+  const {
+    plain = false,
+    deadline = DEFAULT_DEADLINE_MS,
+    stall = STALL_MS,
+    commit = DEFAULT_COMMIT_MS,
+    chunkBytes,
+  } = options;
   const credentials = options.credentials ?? dockerCredentials();
   const hosts = new Map<string, Promise<Transport>>();
 
@@ -65,6 +75,7 @@ export function repositoryAccess(options: AccessOptions = {}): OpenRepository {
       host,
       repository,
       deadline,
+      commit,
       chunkBytes,
       retry: options.retry,
     });

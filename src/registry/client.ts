@@ -39,6 +39,8 @@ export interface RemoteOptions {
   readonly repository: string;
   /** Milliseconds for one small exchange, answer included. */
   readonly deadline: number;
+  /** Milliseconds to wait for the answer to an upload. */
+  readonly commit: number;
   readonly retry?: RetryPolicy;
   /** Push blobs in PATCH requests of this many bytes instead of one PUT. */
   readonly chunkBytes?: number;

@@ -11,8 +11,6 @@ import { type HttpRequest, type HttpResponse, quote } from "./transport.ts";
 const DEFAULT_CHUNK_BYTES = 16 * 1024 * 1024;
 /** Larger minimum chunks than this are not buffered. */
 const MOST_CHUNK_BYTES = 256 * 1024 * 1024;
-/** A registry may copy or hash a whole blob before it answers. */
-const COMMIT_PATIENCE_MS = 300_000;
 const OCTETS = "application/octet-stream";
 
 /** POST, then one PUT with all of the content, streamed. A failed PUT ends its session, so both are repeated. */
@@ -32,7 +30,7 @@ export async function pushWhole(
       body: size === 0 ? async () => new Uint8Array() : () => openContent(content),
       subject: `upload of blob ${digest}`,
       scopes: [repository.scope("pull,push")],
-      patience: COMMIT_PATIENCE_MS,
+      patience: repository.options.commit,
       attempt,
     });
     await expectCommitted(response, digest);
@@ -96,7 +94,7 @@ export class RemoteUpload implements BlobUpload {
       ...this.#request("PUT", `upload of blob ${digest}`),
       url: withDigest(this.#url, digest),
       headers: { "content-type": OCTETS, "content-length": "0" },
-      patience: COMMIT_PATIENCE_MS,
+      patience: this.repository.options.commit,
     };
     try {
       await this.repository.exchange(request, (response) => expectCommitted(response, digest));
@@ -138,7 +136,7 @@ export class RemoteUpload implements BlobUpload {
         "content-range": `${this.#offset}-${last}`,
       },
       body: async () => part,
-      patience: COMMIT_PATIENCE_MS,
+      patience: this.repository.options.commit,
       attempt,
     });
     if (response.status !== 202) throw await response.unexpected();
