@@ -1,4 +1,5 @@
 /** Serves one image at one directory, from the first byte of its layers' indexes to the last unmount. */
+import { mkdir } from "node:fs/promises";
 import { createServer, type Server, type Socket } from "node:net";
 import { join } from "node:path";
 import { consola } from "consola";
@@ -123,9 +124,11 @@ async function withUpper(image: OpenImage, folder: string): Promise<OpenImage> {
   }
   const upper = { data: join(folder, UPPER_FILES.data), index: join(folder, UPPER_FILES.index) };
   try {
+    await mkdir(folder, { recursive: true, mode: 0o700 });
     const parentUuid = image.layers[0]?.content.uuid;
     createWritableLayer(upper.data, upper.index, { size: image.tables.size, parentUuid }).close();
   } catch (error) {
+    // What was written before is gone on with.
     if (!(error instanceof OverlaybdError) || error.code !== "E_EXISTS") throw error;
   }
   const { size } = await readUpper(upper);

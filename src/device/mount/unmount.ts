@@ -22,9 +22,14 @@ export async function unmountImage(directory: string, runDirectory: string): Pro
     record.remove();
     return null;
   }
-  const end = await listenForEnd(record.socket);
-  await takeAway(state, false);
-  return end.text.then((text) => (text === "" ? null : (JSON.parse(text) as MountStats)));
+  const server = await connectTo(record.socket);
+  try {
+    await takeAway(state, false);
+    const text = await server.said;
+    return text === "" ? null : (JSON.parse(text) as MountStats);
+  } finally {
+    server.close();
+  }
 }
 
 async function takeAway(state: MountState, dead: boolean): Promise<void> {
@@ -42,15 +47,15 @@ async function takeAway(state: MountState, dead: boolean): Promise<void> {
   }
 }
 
-/** Connects to a server; `text` is what it has sent by the time it is gone. */
-async function listenForEnd(path: string): Promise<{ text: Promise<string> }> {
+/** What a server says on its socket; the end of that is the end of its process. */
+async function connectTo(path: string): Promise<{ said: Promise<string>; close(): void }> {
   const { promise: connected, resolve, reject } = Promise.withResolvers<void>();
   const socket = connect(path, resolve).once("error", reject);
-  const text = new Promise<string>((done) => {
-    const pieces: Buffer[] = [];
+  const pieces: Buffer[] = [];
+  const said = new Promise<string>((end) => {
     socket.on("data", (piece: Buffer) => pieces.push(piece));
-    socket.on("close", () => done(Buffer.concat(pieces).toString()));
+    socket.on("close", () => end(Buffer.concat(pieces).toString()));
   });
   await connected;
-  return { text };
+  return { said, close: () => socket.destroy() };
 }
