@@ -131,10 +131,11 @@ async function askHelper(name: unknown, key: string): Promise<Credential | undef
     );
   }
   const program = `docker-credential-${name}`;
-  if (Bun.which(program) === null) {
+  const path = Bun.which(program, { PATH: process.env.PATH });
+  if (path === null) {
     throw new OverlaybdError("E_CONFIG", `the Docker configuration wants ${program}, which is not in PATH`);
   }
-  const child = Bun.spawn([program, "get"], {
+  const child = Bun.spawn([path, "get"], {
     stdin: Buffer.from(key),
     stdout: "pipe",
     stderr: "ignore",
