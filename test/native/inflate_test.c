@@ -4,13 +4,12 @@
  * ISA-L's assembly.
  */
 #include "../../cffi/shim.h"
+#include "check.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -18,23 +17,9 @@
 
 #include <isa-l/igzip_lib.h>
 
-#define CHECK(condition)                                                              \
-  do {                                                                                \
-    if (!(condition)) {                                                               \
-      fprintf(stderr, "%s:%d: %s does not hold\n", __FILE__, __LINE__, #condition);   \
-      exit(1);                                                                        \
-    }                                                                                 \
-  } while (0)
-
 enum { SLOTS = 3, SLOT_BYTES = 64 << 10, SOURCE_BYTES = 600001, ROUNDS = 400 };
 
-static uint32_t seed = 2463534242u;
-
-static uint32_t next_random(void) {
-  seed ^= seed << 13;
-  seed ^= seed >> 17;
-  return seed ^= seed << 5;
-}
+static uint64_t seed = 1;
 
 struct bytes {
   uint8_t *data;
@@ -45,9 +30,9 @@ static struct bytes make_source(void) {
   struct bytes s = {malloc(SOURCE_BYTES), SOURCE_BYTES};
   CHECK(s.data);
   for (size_t at = 0; at < s.length;) {
-    uint32_t kind = next_random() % 3;
-    for (size_t left = 1 + next_random() % 3000; left > 0 && at < s.length; left--, at++)
-      s.data[at] = kind == 0 ? (uint8_t)next_random() : kind == 1 ? (uint8_t)("member "[at % 7]) : 0;
+    uint32_t kind = below(&seed, 3);
+    for (size_t left = 1 + below(&seed, 3000); left > 0 && at < s.length; left--, at++)
+      s.data[at] = kind == 0 ? (uint8_t)next_random(&seed) : kind == 1 ? (uint8_t)("member "[at % 7]) : 0;
   }
   return s;
 }
@@ -149,10 +134,9 @@ struct delivery {
 
 static void *deliver(void *argument) {
   struct delivery *d = argument;
-  uint32_t state = 1;
+  uint64_t state = 1;
   for (size_t at = 0; at < d->input.length;) {
-    state = state * 1664525u + 1013904223u;
-    size_t n = 1 + (state >> 16) % 5000;
+    size_t n = 1 + below(&state, 5000);
     if (n > d->input.length - at) n = d->input.length - at;
     ssize_t written = write(d->fd, d->input.data + at, n);
     if (written < 0) break; /* the reader has gone */
@@ -189,10 +173,10 @@ static void test_damaged(struct bytes sound) {
   for (int round = 0; round < ROUNDS; round++) {
     int failure;
     memcpy(input.data, sound.data, sound.length);
-    input.length = next_random() % 4 ? sound.length : next_random() % sound.length;
-    for (uint32_t flips = next_random() % 6; flips > 0 && input.length > 0; flips--) {
-      size_t at = next_random() % 3 ? next_random() % input.length : next_random() % (input.length < 64 ? input.length : 64);
-      input.data[at] ^= (uint8_t)(1u << next_random() % 8);
+    input.length = below(&seed, 4) ? sound.length : below(&seed, (uint32_t)sound.length);
+    for (uint32_t flips = below(&seed, 6); flips > 0 && input.length > 0; flips--) {
+      size_t end = below(&seed, 3) || input.length < 64 ? input.length : 64;
+      input.data[below(&seed, (uint32_t)end)] ^= (uint8_t)(1u << below(&seed, 8));
     }
     int fd = file_of(input);
     size_t total = run(fd, (struct bytes){NULL, 0}, 4e6, SIZE_MAX, &failure);
