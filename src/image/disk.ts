@@ -19,6 +19,14 @@ import type { DiskTables, MissingRange } from "./tables.ts";
 /** Longer reads are done in parts of this many bytes, which keeps every number of a plan within 32 bits. */
 const PART_BYTES = 16 << 20;
 
+/** `dataRanges` looks at this much of the disk at a time: 1 GiB. */
+const WALK_SECTORS = 2 ** 21;
+
+export interface ByteRange {
+  offset: number;
+  length: number;
+}
+
 /** Offsets and lengths are bytes, multiples of 512. For one thread. */
 export class VirtualDisk {
   /** Virtual size in bytes. */
@@ -88,6 +96,14 @@ export class VirtualDisk {
     this.#upper?.flush();
   }
 
+  /** The ranges that may hold data, in ascending order; all others read as zeros. */
+  *dataRanges(): Generator<ByteRange, void> {
+    const sectors = Math.ceil(this.size / SECTOR_BYTES);
+    for (let start = 0; start < sectors; start += WALK_SECTORS) {
+      yield* this.#dataBetween(start, Math.min(start + WALK_SECTORS, sectors));
+    }
+  }
+
   /** Releases what the disk holds open. Does not flush. */
   close(): void {
     this.#reader.close();
@@ -109,19 +125,37 @@ export class VirtualDisk {
     const end = start + length / SECTOR_BYTES;
     this.#part = start;
     this.#reader.begin(address, length);
-    if (this.#upper) this.#upper.walk(start, end, this.#visitUpper);
-    else walkSegments(this.#index, start, end, this.#visitLower);
+    if (this.#upper) this.#upper.walk(start, end, this.#readUpper);
+    else walkSegments(this.#index, start, end, this.#readLower);
     return this.#reader.finish();
   }
 
-  readonly #visitUpper: PieceVisitor = (start, length, tag, moffset) => {
+  #dataBetween(from: number, to: number): ByteRange[] {
+    const ranges: ByteRange[] = [];
+    const add: PieceVisitor = (start, length, tag) => {
+      if (tag < 0) return;
+      const offset = start * SECTOR_BYTES;
+      const last = ranges.at(-1);
+      if (last && last.offset + last.length === offset) last.length += length * SECTOR_BYTES;
+      else ranges.push({ offset, length: length * SECTOR_BYTES });
+    };
+    const addUpper: PieceVisitor = (start, length, tag, moffset) => {
+      if (tag === GAP) walkSegments(this.#index, start, start + length, add);
+      else add(start, length, tag, moffset);
+    };
+    if (this.#upper) this.#upper.walk(from, to, addUpper);
+    else walkSegments(this.#index, from, to, add);
+    return ranges;
+  }
+
+  readonly #readUpper: PieceVisitor = (start, length, tag, moffset) => {
     const target = (start - this.#part) * SECTOR_BYTES;
-    if (tag === GAP) walkSegments(this.#index, start, start + length, this.#visitLower);
+    if (tag === GAP) walkSegments(this.#index, start, start + length, this.#readLower);
     else if (tag === ZEROED) this.#reader.zero(target, length * SECTOR_BYTES);
     else this.#reader.file(this.#upperFd(), moffset * SECTOR_BYTES, length * SECTOR_BYTES, target);
   };
 
-  readonly #visitLower: PieceVisitor = (start, length, tag, moffset) => {
+  readonly #readLower: PieceVisitor = (start, length, tag, moffset) => {
     const target = (start - this.#part) * SECTOR_BYTES;
     if (tag < 0) this.#reader.zero(target, length * SECTOR_BYTES);
     else this.#reader.layer(tag, moffset * SECTOR_BYTES, length * SECTOR_BYTES, target);

@@ -7,7 +7,6 @@ import { segmentEnd, segmentStart } from "../../src/format/lsmt/segments.ts";
 import { VirtualDisk } from "../../src/image/disk.ts";
 import type { OpenImage } from "../../src/image/open.ts";
 import { readDisk } from "../../src/image/read.ts";
-import { Memory } from "../../src/native/memory.ts";
 import { golden } from "../golden/golden.ts";
 
 const BLOCK = 4096;
@@ -33,15 +32,15 @@ export async function digestDevice(image: OpenImage): Promise<DeviceDigest> {
     for (let w = Math.floor((segmentStart(tables.index, i) * 512) / WINDOW); w <= last; w++) windows.add(w);
   }
   const disk = new VirtualDisk(tables);
-  const memory = new Memory(WINDOW);
+  const bytes = new Uint8Array(WINDOW);
   const hash = createHash("sha256");
   let count = 0;
   try {
     for (const window of [...windows].sort((a, b) => a - b)) {
       const length = Math.min(WINDOW, disk.size - window * WINDOW);
-      await readDisk(image, disk, window * WINDOW, length, memory);
+      await readDisk(image, disk, window * WINDOW, bytes.subarray(0, length));
       for (let at = 0; at < length; at += BLOCK) {
-        const block = memory.bytes.subarray(at, at + BLOCK);
+        const block = bytes.subarray(at, at + BLOCK);
         if (Buffer.compare(block, zeros) === 0) continue;
         const number = Buffer.alloc(8);
         number.writeBigUInt64LE(BigInt((window * WINDOW + at) / BLOCK));

@@ -70,13 +70,17 @@ describe.skipIf(goldenDir === null)("upstream's layers read back as their manife
     expect(await digestOfLayers("lsmt/mini-sparse.lsmt")).toEqual(expected("mini-sparse"));
   });
 
-  test.each(["append", "sparse"])("writable pair rw/%s", async (kind) => {
-    const data = join(directory, `${kind}-copy`);
-    await Bun.$`cp --sparse=always ${await unpacked(`rw/${kind}-data`, directory)} ${data}`;
-    const index = join(directory, `${kind}-copy-index`);
-    copyFileSync(golden(`rw/${kind}-index`), index);
-    expect(await digestOf({ upper: { data, index } })).toEqual(expected(`mini-${kind}`));
-  });
+  test.each(["append", "sparse"])(
+    "writable pair rw/%s",
+    async (kind) => {
+      const data = join(directory, `${kind}-copy`);
+      await Bun.$`cp --sparse=always ${await unpacked(`rw/${kind}-data`, directory)} ${data}`;
+      const index = join(directory, `${kind}-copy-index`);
+      copyFileSync(golden(`rw/${kind}-index`), index);
+      expect(await digestOf({ upper: { data, index } })).toEqual(expected(`mini-${kind}`));
+    },
+    60_000,
+  );
 
   test.each([1, 2, 3] as Engine[])("the same bytes through I/O engine %d", async (engine) => {
     const lowers = [{ file: golden("lsmt/layer1.lz4.tar") }, { file: golden("lsmt/layer2.zstd.tar") }];
