@@ -58,12 +58,15 @@ export abstract class WritableLayer {
     this.#map(start, bytes.length / SECTOR_BYTES, moffset, false);
   }
 
-  /** Writes `length` bytes of native memory at `address`. */
-  writeFrom(offset: number, address: number, length: number): void {
-    const start = this.#sector(offset, length);
+  /** Writes `length` bytes of native memory at `address`, zero-filled up to the next multiple of `block` bytes. */
+  writeFrom(offset: number, address: number, length: number, block = SECTOR_BYTES): void {
+    const padding = (block - (length % block)) % block;
+    const start = this.#sector(offset, length + padding);
     const moffset = this.place(start);
-    this.file.writeFrom(moffset * SECTOR_BYTES, address, length);
-    this.#map(start, length / SECTOR_BYTES, moffset, false);
+    const at = moffset * SECTOR_BYTES;
+    this.file.writeFrom(at, address, length);
+    if (padding > 0) this.file.write(at + length, new Uint8Array(padding));
+    this.#map(start, (length + padding) / SECTOR_BYTES, moffset, false);
   }
 
   /**
