@@ -10,6 +10,7 @@ const roles: Record<string, () => Promise<void>> = {
     ]);
     runWorker((tables: ConstructorParameters<typeof VirtualDisk>[0]) => new VirtualDisk(tables));
   },
+  layer: async () => (await import("./convert/layer_thread.ts")).serveLayers(),
 };
 
 /** Does this worker thread's work. */

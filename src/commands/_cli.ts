@@ -17,8 +17,12 @@ const tools: Tools = {
 
 /** Our own commands. */
 const commands: Commands = {
+  convert: async () => (await import("./convert.ts")).command as CommandDef,
   mount: async () => (await import("./mount.ts")).command as CommandDef,
   umount: async () => (await import("./umount.ts")).command as CommandDef,
+  inspect: async () => (await import("./inspect.ts")).command as CommandDef,
+  export: async () => (await import("./export.ts")).command as CommandDef,
+  registry: async () => (await import("./registry.ts")).command as CommandDef,
 };
 
 /** Names of links to this executable, beside `overlaybd-<tool>`. */
@@ -38,7 +42,7 @@ export async function runCommandLine(calledAs: string, words: readonly string[])
     return 0;
   }
   if (first === undefined || first === "--help" || first === "-h") {
-    process.stdout.write(await overview());
+    print(await overview());
     return first === undefined ? 2 : 0;
   }
   process.stderr.write(`overlaybd: unknown command "${first}"; "overlaybd --help" lists them\n`);
@@ -53,7 +57,7 @@ async function run(name: string, words: readonly string[]): Promise<number> {
 
 async function runOwn(name: string, command: CommandDef, words: readonly string[]): Promise<number> {
   if (words.includes("--help") || words.includes("-h")) {
-    process.stdout.write(`${await renderUsage(command)}\n`);
+    print(`${await renderUsage(command)}\n`);
     return 0;
   }
   try {
@@ -71,6 +75,11 @@ async function runOwn(name: string, command: CommandDef, words: readonly string[
     }
     throw error;
   }
+}
+
+/** Writes a text with colours to stdout, without them when that is no terminal. */
+function print(text: string): void {
+  process.stdout.write(process.stdout.isTTY ? text : Bun.stripANSI(text));
 }
 
 async function overview(): Promise<string> {
