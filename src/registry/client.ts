@@ -14,7 +14,7 @@ import { fetchReferrers, recordReferrer } from "./referrers.ts";
 import type { BlobContent, BlobUpload, Repository } from "./repository.ts";
 import { DEFAULT_RETRY, isTransient, pauseAfter, type RetryPolicy, retry } from "./retry.ts";
 import { streamOf } from "./stream.ts";
-import { type HttpRequest, type HttpResponse, quote, type Transport } from "./transport.ts";
+import { type HttpRequest, type HttpResponse, quote, SLOWEST_RATE, type Transport } from "./transport.ts";
 import { mountBlob, pushWhole, RemoteUpload } from "./upload.ts";
 
 /** Accepts what this program can read, in the order it likes it. */
@@ -179,7 +179,7 @@ export class RemoteRepository implements Repository {
     const last = offset + length - 1;
     const request = {
       ...this.#ranged(this.#blobRequest(digest), offset, last),
-      deadline: this.options.deadline,
+      deadline: this.options.deadline + length / SLOWEST_RATE,
     };
     return this.exchange(request, async (response) => {
       if (response.status === 200) return this.#sliceOfWhole(response, digest, offset, length);

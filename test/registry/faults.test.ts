@@ -82,7 +82,7 @@ for (const [name, fault] of Object.entries(passing)) {
     test("a range is read all the same", async () => {
       const repository = await open();
       misbehave(2, fault, isBlob);
-      expect(await repository.blobRange(blob.digest, 5000, 100_000)).toEqual(layer.slice(5000, 105_000));
+      expect(await repository.blobRange(blob.digest, 5000, 10_000)).toEqual(layer.slice(5000, 15_000));
       expect(proxy.seen.filter(isBlob)).toHaveLength(3);
     });
 
@@ -120,11 +120,11 @@ for (const [name, fault] of Object.entries(passing)) {
     misbehave(100, fault, isBlob);
     const started = performance.now();
     const error = await repository
-      .blobRange(blob.digest, 5000, 100_000)
+      .blobRange(blob.digest, 5000, 10_000)
       .then(String, (reason: Error) => reason);
     expect(error).toMatchObject({ name: "OverlaybdError" });
     const { message } = error as Error;
-    for (const part of [proxy.host, blob.digest, "5000-104999", "attempt 3"]) expect(message).toContain(part);
+    for (const part of [proxy.host, blob.digest, "5000-14999", "attempt 3"]) expect(message).toContain(part);
     if (fault.kind === "status") expect(message).toContain(String(fault.status));
     expect(performance.now() - started).toBeLessThan(5000);
     // fetch itself repeats a GET once when a pooled connection turns out to be closed.
