@@ -12,7 +12,8 @@ import { $ } from "bun";
 
 const root = import.meta.dir;
 const deps = join(root, "build/deps");
-const CFLAGS = [
+/** How the shim is compiled. */
+export const CFLAGS = [
   ..."-std=c11 -O2 -fPIC -fvisibility=hidden -ffunction-sections -fdata-sections".split(" "),
   ..."-Wall -Wextra -Werror -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DOPENSSL_SUPPRESS_DEPRECATED".split(" "),
   // The libraries' own headers are not held to our warnings.
@@ -23,7 +24,8 @@ const LDFLAGS =
   "-shared -Wl,--exclude-libs,ALL -Wl,-z,defs -Wl,-z,relro,-z,now -Wl,--gc-sections -Wl,--strip-all".split(
     " ",
   );
-const LIBRARIES = [
+/** What it is linked with. */
+export const LIBRARIES = [
   "-L",
   join(deps, "lib"),
   ..."ext2fs com_err isal lz4 zstd uring crypto".split(" ").map((l) => `-l:lib${l}.a`),
@@ -74,6 +76,7 @@ async function buildExecutable(): Promise<void> {
     entrypoints: [join(root, "src/main.ts")],
     target: "bun",
     minify: true,
+    format: "esm",
     bytecode: true,
     sourcemap: "none",
     // Without these a daemon started in a foreign directory would run that directory's configuration.
@@ -104,5 +107,7 @@ async function ignoreRuntimeVariables(executable: string): Promise<void> {
   renameSync(partial, executable);
 }
 
-await buildShim();
-if (process.argv[2] !== "shim") await buildExecutable();
+if (import.meta.main) {
+  await buildShim();
+  if (process.argv[2] !== "shim") await buildExecutable();
+}
