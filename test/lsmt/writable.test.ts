@@ -12,6 +12,7 @@ import { seal } from "../../src/format/lsmt/seal.ts";
 import { GAP, type SegmentTable, ZEROED } from "../../src/format/lsmt/segments.ts";
 import type { WritableLayer } from "../../src/format/lsmt/writable.ts";
 import type { ByteSource } from "../../src/format/source.ts";
+import { addressOf } from "../../src/native/address.ts";
 import { random } from "../fixtures/random.ts";
 import { MemorySink, MemorySource, readSectors } from "./memory.ts";
 
@@ -324,6 +325,20 @@ describe("append-only layer", () => {
 
 for (const sparse of [false, true]) {
   describe(sparse ? "sparse layer" : "append-only layer", () => {
+    test("takes native memory, filled up to whole blocks", async () => {
+      const layer = createWritableLayer(...files(`native-${sparse}`), { size: 1 << 20, sparse });
+      layer.write(0, filled(24, 0xffffffff));
+      const bytes = new Uint8Array(5000).fill(7);
+      layer.writeFrom(4096, addressOf(bytes), bytes.length, 4096);
+      expect(() => layer.writeFrom((1 << 20) - 4096, addressOf(bytes), bytes.length, 4096)).toThrow(
+        expect.objectContaining({ code: "E_USAGE" }),
+      );
+      const read = await readSectors(layer.segments(), [layer.file], 0, 24);
+      layer.close();
+      const counts = [0xff, 7, 0].map((value) => read.filter((byte) => byte === value).length);
+      expect(counts).toEqual([4096, 5000, 8192 - 5000]);
+    });
+
     test("takes a size later and keeps it", () => {
       const name = `resized-${sparse}`;
       const layer = createWritableLayer(...files(name), { size: 0, sparse });

@@ -113,7 +113,7 @@ export class SegmentTableBuilder {
 
   /** @param expected how many segments to make room for; more still fit. */
   constructor(expected = 1024) {
-    const room = Math.max(16, expected);
+    const room = Math.min(Math.max(16, expected), MAX_SEGMENTS);
     this.#lasts = new Uint32Array(room);
     this.#moffsets = new Uint32Array(room);
     this.#details = new Uint32Array(room);
