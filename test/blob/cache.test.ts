@@ -119,7 +119,7 @@ describe("fetching", () => {
     const origin = new MemoryOrigin(bytes);
     const blob = await new FileCache(directory).open(DIGEST, origin);
     origin.fault = (answer) => answer.subarray(1);
-    expect(blob.read(0, 10)).rejects.toMatchObject({ code: "E_REGISTRY" });
+    await expect(blob.read(0, 10)).rejects.toMatchObject({ code: "E_REGISTRY" });
     await Promise.allSettled([blob.fetch(0, 10)]);
     origin.fault = () => {
       throw new Error("down");
@@ -140,19 +140,19 @@ describe("fetching", () => {
       [0, OBJECT_BYTES + 1],
       [Number.NaN, 1],
     ]) {
-      expect(blob.read(offset, length)).rejects.toMatchObject({ code: "E_CORRUPT" });
+      await expect(blob.read(offset, length)).rejects.toMatchObject({ code: "E_CORRUPT" });
     }
     const shorter = new MemoryOrigin(bytes.subarray(1));
-    expect(cache.open(DIGEST, shorter)).rejects.toMatchObject({ code: "E_CORRUPT" });
+    await expect(cache.open(DIGEST, shorter)).rejects.toMatchObject({ code: "E_CORRUPT" });
     for (const name of ["../etc/passwd", "sha256:", "sha256:zz", `sha256:${"/".repeat(64)}`, ""]) {
-      expect(cache.open(name, shorter)).rejects.toMatchObject({ code: "E_CONFIG" });
+      await expect(cache.open(name, shorter)).rejects.toMatchObject({ code: "E_CONFIG" });
     }
     const absurd = {
       name: "absurd",
       size: 2 ** 52,
       readRange: () => Promise.reject(new Error("never asked")),
     };
-    expect(cache.open(`sha256:${"0".repeat(64)}`, absurd)).rejects.toMatchObject({ code: "E_LIMIT" });
+    await expect(cache.open(`sha256:${"0".repeat(64)}`, absurd)).rejects.toMatchObject({ code: "E_LIMIT" });
     await blob.close();
   });
 });
@@ -362,5 +362,5 @@ test("a cache directory that cannot be one is an error that names it", async () 
   const file = join(directory, "file");
   writeFileSync(file, "");
   const opening = new FileCache(join(file, "cache")).open(DIGEST, new MemoryOrigin(bytes));
-  expect(opening).rejects.toMatchObject({ code: "E_IO", message: expect.stringContaining(file) });
+  await expect(opening).rejects.toMatchObject({ code: "E_IO", message: expect.stringContaining(file) });
 });

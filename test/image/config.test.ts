@@ -89,8 +89,8 @@ describe("an image config", () => {
     expect(message).toContain(what);
   });
 
-  test("that does not exist is an error that names it", () => {
-    expect(loadImageConfig(join(directory, "absent.json"))).rejects.toMatchObject({
+  test("that does not exist is an error that names it", async () => {
+    await expect(loadImageConfig(join(directory, "absent.json"))).rejects.toMatchObject({
       code: "E_CONFIG",
       message: expect.stringContaining("absent.json"),
     });
@@ -145,10 +145,15 @@ describe("a service config", () => {
     [{ cacheConfig: { cacheDir: 1 } }, "cacheConfig.cacheDir"],
     [{ cacheConfig: [] }, "cacheConfig"],
   ])("%j is refused", async (value, key) => {
-    expect(load(value)).rejects.toMatchObject({ code: "E_CONFIG", message: expect.stringContaining(key) });
+    await expect(load(value)).rejects.toMatchObject({
+      code: "E_CONFIG",
+      message: expect.stringContaining(key),
+    });
   });
 
-  test("that was named must exist", () => {
-    expect(loadServiceConfig(join(directory, "nowhere.json"))).rejects.toMatchObject({ code: "E_CONFIG" });
+  test("that was named must exist", async () => {
+    await expect(loadServiceConfig(join(directory, "nowhere.json"))).rejects.toMatchObject({
+      code: "E_CONFIG",
+    });
   });
 });
