@@ -11,7 +11,7 @@ import {
 import { digestOf, isDigest, splitDigest, Verifier, verifyDigest } from "./digest.ts";
 import { type JsonObject, parseJsonObject } from "./json.ts";
 import { fetchReferrers, recordReferrer } from "./referrers.ts";
-import type { BlobContent, BlobUpload, Repository } from "./repository.ts";
+import { type BlobContent, type BlobUpload, openContent, type Repository } from "./repository.ts";
 import { DEFAULT_RETRY, isTransient, pauseAfter, type RetryPolicy, retry } from "./retry.ts";
 import { streamOf } from "./stream.ts";
 import { type HttpRequest, type HttpResponse, quote, SLOWEST_RATE, type Transport } from "./transport.ts";
@@ -242,8 +242,7 @@ export class RemoteRepository implements Repository {
     if (this.options.chunkBytes === undefined) return pushWhole(this, descriptor, content);
     const upload = await this.openUpload();
     try {
-      const stream = content instanceof Blob ? content.stream() : await content();
-      for await (const chunk of stream) await upload.write(chunk);
+      for await (const chunk of await openContent(content, descriptor)) await upload.write(chunk);
       await upload.commit(descriptor.digest);
     } catch (error) {
       await upload.abort();

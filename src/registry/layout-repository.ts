@@ -135,7 +135,7 @@ export class LayoutRepository implements Repository {
     if (await this.hasBlob(descriptor.digest)) return;
     const writer = await this.layout.createBlob();
     try {
-      for await (const chunk of await openContent(content)) await writer.write(chunk);
+      for await (const chunk of await openContent(content, descriptor)) await writer.write(chunk);
     } catch (error) {
       await writer.abort();
       throw error;

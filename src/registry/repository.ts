@@ -1,4 +1,5 @@
 /** One repository of images, wherever it is: in a remote registry or in an OCI layout directory. */
+import { OverlaybdError } from "../error.ts";
 import type { Descriptor } from "./descriptor.ts";
 
 export interface Repository {
@@ -67,8 +68,32 @@ export interface Repository {
  */
 export type BlobContent = Blob | (() => Promise<ReadableStream<Uint8Array>>);
 
-export function openContent(content: BlobContent): Promise<ReadableStream<Uint8Array>> {
-  return content instanceof Blob ? Promise.resolve(content.stream()) : content();
+/**
+ * Opens content for a transfer. The stream fails with E_CORRUPT when it has not the descriptor's size, because a
+ * registry that was promised more would wait for it.
+ */
+export async function openContent(
+  content: BlobContent,
+  { digest, size }: Pick<Descriptor, "digest" | "size">,
+): Promise<ReadableStream<Uint8Array>> {
+  let length = 0;
+  const check = (complete: boolean) => {
+    if (length > size || (complete && length < size)) {
+      const what = `blob ${digest}: the content to push has not the ${size} bytes of its descriptor`;
+      throw new OverlaybdError("E_CORRUPT", what);
+    }
+  };
+  const stream = content instanceof Blob ? content.stream() : await content();
+  return stream.pipeThrough(
+    new TransformStream({
+      transform(chunk, controller) {
+        length += chunk.byteLength;
+        check(false);
+        controller.enqueue(chunk);
+      },
+      flush: () => check(true),
+    }),
+  );
 }
 
 /** A blob being stored piece by piece. Calls must not overlap. */

@@ -228,6 +228,10 @@ function refusalOf(error: unknown): Refusal {
   if (error instanceof OverlaybdError && error.code === "E_NOT_FOUND") {
     return new Refusal(404, "MANIFEST_UNKNOWN", "no such manifest");
   }
+  // The client closed its connection; nobody reads this answer.
+  if (error instanceof DOMException && error.name === "AbortError") {
+    return new Refusal(400, "BLOB_UPLOAD_INVALID", "the request ended early");
+  }
   // Messages of the system name paths of this machine.
   console.error(error);
   return new Refusal(500, "UNKNOWN", "the registry failed; see its log");

@@ -27,7 +27,7 @@ export async function pushWhole(
       url: withDigest(session.url, digest),
       headers: { "content-type": OCTETS, "content-length": String(size) },
       // An empty stream would be sent chunked, which some registries refuse.
-      body: size === 0 ? async () => new Uint8Array() : () => openContent(content),
+      body: size === 0 ? async () => new Uint8Array() : () => openContent(content, { digest, size }),
       subject: `upload of blob ${digest}`,
       scopes: [repository.scope("pull,push")],
       patience: repository.options.commit,

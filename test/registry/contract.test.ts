@@ -168,6 +168,17 @@ for (const [kind, start] of Object.entries(kinds)) {
       expect(await repository.hasBlob(wrong.digest)).toBe(false);
     });
 
+    test("refuses content that has not its size", async () => {
+      for (const length of [4000, 6000]) {
+        const bytes = noise(length, 43);
+        const wrong = { digest: digestOf(bytes), size: 5000 };
+        await expect(repository.pushBlob(wrong, new Blob([bytes]))).rejects.toMatchObject({
+          code: "E_CORRUPT",
+        });
+        expect(await repository.hasBlob(wrong.digest)).toBe(false);
+      }
+    });
+
     test("refuses a manifest whose blobs are missing", async () => {
       const bytes = (await import("./images.ts")).manifestOf(noise(99, 29));
       await expect(repository.pushManifest("broken", MediaType.ociManifest, bytes)).rejects.toThrow();

@@ -442,3 +442,32 @@ test("a connection that died in the pool does not hang a request", async () => {
   expect(connections).toBe(2);
   half.stop(true);
 });
+
+test("the proxy of the environment is used, except for hosts it is not for", async () => {
+  const asked: string[] = [];
+  const forward = Bun.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    fetch(request) {
+      asked.push(request.url);
+      return new Response(null, { status: 404 });
+    },
+  });
+  const before = { HTTP_PROXY: process.env.HTTP_PROXY, NO_PROXY: process.env.NO_PROXY };
+  try {
+    process.env.HTTP_PROXY = forward.url.origin;
+    process.env.NO_PROXY = "127.0.0.1";
+    const far = await open({}, "registry.invalid");
+    await expect(far.resolve("v1")).rejects.toMatchObject({ code: "E_NOT_FOUND" });
+    expect(asked[0]).toContain("registry.invalid/v2/app/manifests/v1");
+    const count = asked.length;
+    expect(await (await open()).resolve("v1")).toEqual(manifest);
+    expect(asked).toHaveLength(count);
+  } finally {
+    for (const [name, value] of Object.entries(before)) {
+      if (value === undefined) delete process.env[name];
+      else process.env[name] = value;
+    }
+    await forward.stop(true);
+  }
+});
