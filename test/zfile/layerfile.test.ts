@@ -5,6 +5,8 @@ import { LayerFile, type LayerFileOptions } from "../../src/format/layerfile.ts"
 import { unwrapTar } from "../../src/format/tar/wrapper.ts";
 import { ZFileWriter } from "../../src/format/zfile/writer.ts";
 import { BlockCompressor } from "../../src/native/compressor.ts";
+import { hashFile } from "../../src/native/hash.ts";
+import { Memory } from "../../src/native/memory.ts";
 import { codeOf, DEFAULTS, MemorySource, readZFile, sample, withFolder } from "./zfile.ts";
 
 const shapes: readonly LayerFileOptions[] = [
@@ -46,6 +48,24 @@ test("whatever the shape, what is written comes back and the size is right", asy
       Buffer.alloc(5_000),
     ]);
     expect(Buffer.compare(await contentOf(file, shape), expected)).toBe(0);
+  }
+});
+
+test("native memory is appended like bytes, in any mixture", async () => {
+  const memory = new Memory(200_000);
+  memory.bytes.set(sample(200_000, 7));
+  for (const shape of shapes) {
+    const file = withFolder((folder) => {
+      const layer = new LayerFile(join(folder, "layer"), shape);
+      layer.writeFrom(memory.address, 4096);
+      layer.write(memory.bytes.subarray(4096, 5000));
+      layer.writeFrom(memory.address + 5000, 0);
+      layer.writeFrom(memory.address + 5000, 195_000);
+      expect(layer.position).toBe(200_000);
+      layer.finish();
+      return new Uint8Array(readFileSync(join(folder, "layer")));
+    });
+    expect(Buffer.compare(await contentOf(file, shape), memory.bytes)).toBe(0);
   }
 });
 
@@ -146,5 +166,18 @@ test("kill -9 while writing leaves nothing under the file's name", async () => {
     child.kill("SIGKILL");
     await child.exited;
     expect(readdirSync(folder).filter((name) => !name.endsWith(".partial"))).toEqual([]);
+  });
+});
+
+test("the digest and size of a whole file", () => {
+  withFolder((folder) => {
+    const path = join(folder, "file");
+    for (const size of [0, 1, 262_144, 1_000_001]) {
+      const bytes = sample(size, size);
+      writeFileSync(path, bytes);
+      const sha256 = new Bun.CryptoHasher("sha256").update(bytes).digest("hex");
+      expect(hashFile(path)).toEqual({ sha256, size });
+    }
+    expect(() => hashFile(join(folder, "absent"))).toThrow("ENOENT");
   });
 });

@@ -6,16 +6,17 @@ import { fstatSync } from "node:fs";
 import { OverlaybdError } from "../../error.ts";
 import { type Output, writeAt, writing } from "../output.ts";
 import type { ByteSource } from "../source.ts";
+import { BLOCK_BYTES, checksumFits, FieldError, numberField } from "./header.ts";
+import { type PaxAttributes, readPax } from "./pax.ts";
 
-const BLOCK_BYTES = 512;
 /** Where the blob starts in archives we write: behind header and data of the PAX record and the member's header. */
 const BLOB_START = 3 * BLOCK_BYTES;
 const END_OF_ARCHIVE = new Uint8Array(2 * BLOCK_BYTES);
 /** Extended headers worth reading in front of the blob; a record naming a size is some twenty bytes long. */
-const MAX_EXTENDED_BYTES = 1 << 20;
-const MAX_HEADERS = 16;
+const MAX_EXTENSION_BYTES = 1 << 20;
+const MAX_EXTENSIONS = 16;
 
-/** Position and length of the header's fields. */
+/** Where the fields that a writer fills lie: position and length. */
 const FIELD = {
   name: [0, 100],
   mode: [100, 8],
@@ -47,30 +48,37 @@ export interface BlobRange {
  * and what reading the source throws.
  */
 export async function unwrapTar(source: ByteSource): Promise<BlobRange> {
-  const whole = { start: 0, size: source.size };
-  if (source.size < BLOCK_BYTES) return whole;
-  let header = await source.read(0, BLOCK_BYTES);
-  if (!isTarHeader(header)) return whole;
+  if (source.size >= BLOCK_BYTES) {
+    const header = await source.read(0, BLOCK_BYTES);
+    if (isTarHeader(header)) return firstMember(source, header);
+  }
+  return { start: 0, size: source.size };
+}
 
+/** The content of the archive's first member, whose header, or one that extends it, is `first`. */
+async function firstMember(source: ByteSource, first: Uint8Array): Promise<BlobRange> {
+  let header = first;
   let start = BLOCK_BYTES;
-  let paxSize = 0;
-  for (let extended = 0; isExtended(header); extended++) {
-    const length = numberField(source, header, "size");
-    if (length > MAX_EXTENDED_BYTES || extended === MAX_HEADERS) {
+  const attributes: PaxAttributes = {};
+  for (let extensions = 0; isExtension(header); extensions++) {
+    const length = sizeField(source, header);
+    if (length > MAX_EXTENSION_BYTES || extensions === MAX_EXTENSIONS) {
       throw new OverlaybdError(
         "E_LIMIT",
         `${source.name}: more tar headers before the layer than can be needed`,
       );
     }
-    const type = typeOf(header);
     const next = start + Math.ceil(length / BLOCK_BYTES) * BLOCK_BYTES;
     if (next + BLOCK_BYTES > source.size)
-      throw corrupt(source, "the tar around the layer is cut off in its headers");
-    if (type === "x" || type === "g") paxSize = sizeRecord(await source.read(start, length)) || paxSize;
+      throw corrupt(source, "the tar around the layer ends in its headers");
+    if (isPax(header)) {
+      const records = Buffer.from(await source.read(start, length));
+      judging(source, () => readPax(records, attributes));
+    }
     header = await source.read(next, BLOCK_BYTES);
     start = next + BLOCK_BYTES;
   }
-  const size = paxSize || numberField(source, header, "size");
+  const size = attributes.size || sizeField(source, header);
   if (start + size > source.size) {
     throw corrupt(
       source,
@@ -168,75 +176,56 @@ function setNumber(header: Uint8Array, field: Field, value: number): void {
   header.set(Buffer.from(`${value.toString(8).padStart(digits)} `), at);
 }
 
+/** Sum of all bytes, those of the checksum itself counted as spaces. */
 function setChecksum(header: Uint8Array): void {
-  setNumber(header, "checksum", checksums(header).unsigned);
-}
-
-/** Sum of all bytes, those of the checksum itself counted as spaces; some old tars took bytes for signed. */
-function checksums(header: Uint8Array): { unsigned: number; signed: number } {
   const [at, length] = FIELD.checksum;
-  let unsigned = 0;
-  let signed = 0;
-  for (let i = 0; i < BLOCK_BYTES; i++) {
-    const byte = i >= at && i < at + length ? 0x20 : header[i];
-    unsigned += byte;
-    signed += (byte << 24) >> 24;
-  }
-  return { unsigned, signed };
+  header.fill(0x20, at, at + length);
+  const sum = header.reduce((total, byte) => total + byte, 0);
+  header[at + length - 1] = 0;
+  setNumber(header, "checksum", sum);
 }
 
 /** Section 3: "ustar" (the sixth byte is not compared), version "00" and a right checksum; so not GNU's dialect. */
 function isTarHeader(header: Uint8Array): boolean {
-  if (!text(header, "magic").startsWith("ustar") || text(header, "version") !== "00") return false;
-  const stored = octal(text(header, "checksum"));
-  const { unsigned, signed } = checksums(header);
-  return stored === unsigned || stored === signed;
+  const [at] = FIELD.magic;
+  return (
+    latin1(header, at, at + 5) === "ustar" &&
+    latin1(header, at + 6, at + 8) === "00" &&
+    checksumFits(header, 0)
+  );
 }
 
-/** PAX and GNU headers that describe the member behind them. */
-function isExtended(header: Uint8Array): boolean {
-  return /[xgLK]/.test(typeOf(header));
+function isPax(header: Uint8Array): boolean {
+  return /[xg]/.test(typeOf(header));
+}
+
+/** PAX headers and GNU's long names: they describe the member behind them. */
+function isExtension(header: Uint8Array): boolean {
+  return isPax(header) || /[LK]/.test(typeOf(header));
 }
 
 function typeOf(header: Uint8Array): string {
-  return text(header, "type");
+  return latin1(header, FIELD.type[0], FIELD.type[0] + 1);
 }
 
-function text(header: Uint8Array, field: Field): string {
-  const [at, length] = FIELD[field];
-  return Buffer.from(header.subarray(at, at + length)).toString("latin1");
+function latin1(bytes: Uint8Array, start: number, end: number): string {
+  return Buffer.from(bytes.subarray(start, end)).toString("latin1");
 }
 
-/** The number in an octal field: leading spaces, digits, then nothing or a space or NUL; else NaN. */
-function octal(field: string): number {
-  const match = /^ *([0-7]*)(?:[ \0].*)?$/s.exec(field);
-  return match ? Number.parseInt(match[1] || "0", 8) : Number.NaN;
-}
-
-/** A size, in octal or in GNU's big-endian binary form (first byte 0x80). */
-function numberField(source: ByteSource, header: Uint8Array, field: Field): number {
-  const [at, length] = FIELD[field];
-  const binary = header[at] === 0x80;
-  const value = binary
-    ? header.subarray(at + 1, at + length).reduce((sum, byte) => sum * 256 + byte, 0)
-    : octal(text(header, field));
-  if (!Number.isSafeInteger(value)) throw corrupt(source, `the tar header's ${field} field is not a number`);
-  return value;
-}
-
-/** Value of the last "size" record in PAX data, 0 without one. */
-function sizeRecord(data: Uint8Array): number {
-  const records = Buffer.from(data).toString("latin1");
-  let size = 0;
-  for (let at = 0; at < records.length; ) {
-    const length = /^(\d{1,7}) /.exec(records.slice(at, at + 8));
-    if (length === null || Number(length[1]) <= length[0].length) break;
-    const record = records.slice(at + length[0].length, at + Number(length[1]));
-    const value = /^size=(\d{1,15})\n$/.exec(record);
-    if (value) size = Number(value[1]);
-    at += Number(length[1]);
-  }
+function sizeField(source: ByteSource, header: Uint8Array): number {
+  const size = judging(source, () => numberField(header, 0, "size"));
+  if (size < 0) throw corrupt(source, "the tar around the layer has a negative size");
   return size;
+}
+
+/** Runs a step of parsing; what a field holds wrongly becomes E_CORRUPT naming the source. */
+function judging<T>(source: ByteSource, step: () => T): T {
+  try {
+    return step();
+  } catch (error) {
+    if (!(error instanceof FieldError)) throw error;
+    throw corrupt(source, `the tar around the layer is damaged: ${error.message}`);
+  }
 }
 
 function corrupt(source: ByteSource, what: string): OverlaybdError {
