@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <liburing.h>
 #include <linux/aio_abi.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,7 +46,6 @@ struct io {
   struct iocb *iocb_list[DEPTH];
   struct io_event events[DEPTH];
   struct aiocb aiocbs[DEPTH];
-  struct aiocb *aiocb_list[DEPTH];
 };
 
 int io_pread(int fd, uint8_t *memory, uint32_t length, int64_t offset) {
@@ -131,6 +131,7 @@ static void wave_libaio(struct io *io, unsigned count) {
   }
 }
 
+/* One by one: lio_listio of glibc leaves requests behind that point to its stack when a signal ends its wait. */
 static void wave_posix(struct io *io, unsigned count) {
   for (unsigned i = 0; i < count; i++) {
     const struct request *r = &io->requests[i];
@@ -138,16 +139,17 @@ static void wave_posix(struct io *io, unsigned count) {
                                    .aio_buf = r->memory,
                                    .aio_nbytes = r->length,
                                    .aio_offset = r->offset,
-                                   .aio_lio_opcode = LIO_READ};
-    io->aiocb_list[i] = &io->aiocbs[i];
+                                   .aio_sigevent.sigev_notify = SIGEV_NONE};
+    if (aio_read(&io->aiocbs[i]) < 0) io->requests[i].result = -errno;
+    else io->requests[i].result = -EINPROGRESS;
   }
-  /* Its result says only that some request failed or that a signal ended the wait; each request knows better. */
-  (void)lio_listio(LIO_WAIT, io->aiocb_list, (int)count, NULL);
   for (unsigned i = 0; i < count; i++) {
+    if (io->requests[i].result != -EINPROGRESS) continue;
     const struct aiocb *const one[] = {&io->aiocbs[i]};
     while (aio_error(one[0]) == EINPROGRESS) aio_suspend(one, 1, NULL);
     const int error = aio_error(one[0]);
-    io->requests[i].result = error == 0 ? aio_return(&io->aiocbs[i]) : -error;
+    const ssize_t length = aio_return(&io->aiocbs[i]);
+    io->requests[i].result = error == 0 ? length : -error;
   }
 }
 
