@@ -4,9 +4,9 @@ import { join } from "node:path";
 import { LayerFile, type LayerFileOptions } from "../../src/format/layerfile.ts";
 import { unwrapTar } from "../../src/format/tar/wrapper.ts";
 import { ZFileWriter } from "../../src/format/zfile/writer.ts";
+import { addressOf } from "../../src/native/address.ts";
 import { BlockCompressor } from "../../src/native/compressor.ts";
 import { hashFile } from "../../src/native/hash.ts";
-import { Memory } from "../../src/native/memory.ts";
 import { codeOf, DEFAULTS, MemorySource, readZFile, sample, withFolder } from "./zfile.ts";
 
 const shapes: readonly LayerFileOptions[] = [
@@ -52,20 +52,20 @@ test("whatever the shape, what is written comes back and the size is right", asy
 });
 
 test("native memory is appended like bytes, in any mixture", async () => {
-  const memory = new Memory(200_000);
-  memory.bytes.set(sample(200_000, 7));
+  const bytes = sample(200_000, 7);
+  const address = addressOf(bytes);
   for (const shape of shapes) {
     const file = withFolder((folder) => {
       const layer = new LayerFile(join(folder, "layer"), shape);
-      layer.writeFrom(memory.address, 4096);
-      layer.write(memory.bytes.subarray(4096, 5000));
-      layer.writeFrom(memory.address + 5000, 0);
-      layer.writeFrom(memory.address + 5000, 195_000);
+      layer.writeFrom(address, 4096);
+      layer.write(bytes.subarray(4096, 5000));
+      layer.writeFrom(address + 5000, 0);
+      layer.writeFrom(address + 5000, 195_000);
       expect(layer.position).toBe(200_000);
       layer.finish();
       return new Uint8Array(readFileSync(join(folder, "layer")));
     });
-    expect(Buffer.compare(await contentOf(file, shape), memory.bytes)).toBe(0);
+    expect(Buffer.compare(await contentOf(file, shape), bytes)).toBe(0);
   }
 });
 

@@ -66,39 +66,56 @@ export function blockCount(plainSize: number, blockSize: number): number {
   return Math.ceil(plainSize / blockSize);
 }
 
-/** Fills a table from block lengths in order, the first block starting at `start`. */
+/** Blocks that a new table has room for; most layers never need more. */
+const INITIAL_BLOCKS = 1 << 18;
+
+/** Makes a table from block lengths in order. Memory follows the lengths that came, not the number that is claimed. */
 export class BlockTableBuilder {
-  readonly table: BlockTable;
+  private readonly count: number;
+  private bases = new Float64Array(new SharedArrayBuffer(0));
+  private offsets = new Uint32Array(new SharedArrayBuffer(0));
   private filled = 0;
   private end: number;
 
+  /** @param start offset of the first block in the ZFile stream. */
   constructor(
-    shape: Pick<BlockTable, "codec" | "blockSize" | "checksum" | "plainSize">,
+    private readonly shape: Pick<BlockTable, "codec" | "blockSize" | "checksum" | "plainSize">,
     private readonly start: number,
   ) {
-    const count = blockCount(shape.plainSize, shape.blockSize);
-    const groups = (count >>> GROUP_SHIFT) + 1;
-    this.table = {
-      ...shape,
-      count,
-      bases: new Float64Array(new SharedArrayBuffer(groups * 8)),
-      offsets: new Uint32Array(new SharedArrayBuffer((count + 1) * 4)),
-    };
+    this.count = blockCount(shape.plainSize, shape.blockSize);
     this.end = start;
-    this.table.bases[0] = start;
+    this.grow(INITIAL_BLOCKS);
+    this.bases[0] = start;
   }
 
-  /** Appends the next block; `stored` must be at most `longestStored`. */
+  /** Appends the next block; `stored` must be at most `longestStored`, and no more than `count` may come. */
   add(stored: number): void {
     this.end += stored;
     this.filled++;
+    if (this.filled === this.offsets.length) this.grow(2 * this.filled);
     const group = this.filled >>> GROUP_SHIFT;
-    if ((this.filled & ((1 << GROUP_SHIFT) - 1)) === 0) this.table.bases[group] = this.end;
-    this.table.offsets[this.filled] = this.end - this.table.bases[group];
+    if ((this.filled & ((1 << GROUP_SHIFT) - 1)) === 0) this.bases[group] = this.end;
+    this.offsets[this.filled] = this.end - this.bases[group];
   }
 
   /** Bytes of all blocks so far. */
   get storedBytes(): number {
     return this.end - this.start;
+  }
+
+  /** The table, once all blocks were added. */
+  finish(): BlockTable {
+    return { ...this.shape, count: this.count, bases: this.bases, offsets: this.offsets };
+  }
+
+  /** Makes room for `blocks` blocks, or for all when that is less, and the end behind them. */
+  private grow(blocks: number): void {
+    const room = Math.min(blocks, this.count);
+    const bases = new Float64Array(new SharedArrayBuffer(((room >>> GROUP_SHIFT) + 1) * 8));
+    const offsets = new Uint32Array(new SharedArrayBuffer((room + 1) * 4));
+    bases.set(this.bases);
+    offsets.set(this.offsets);
+    this.bases = bases;
+    this.offsets = offsets;
   }
 }

@@ -34,8 +34,8 @@ export async function isZFile(source: ByteSource): Promise<boolean> {
 }
 
 /**
- * Reads and checks header or trailer and the jump table. Memory: 4.01 bytes a block, and never more than the size of
- * the file justifies, whatever its header claims.
+ * Reads and checks header or trailer and the jump table. Memory: 4.01 bytes a block in the end, and at no time more than
+ * a few times the bytes that were really read, whatever sizes header and source claim.
  * @throws OverlaybdError E_CORRUPT when bytes contradict the format or a checksum, E_UNSUPPORTED for a compression or
  * block size no tool writes, E_LIMIT for more blocks than supported; and what reading the source throws.
  */
@@ -66,7 +66,7 @@ export async function openZFile(source: ByteSource): Promise<BlockTable> {
   if (header.flags & FLAG.digested && sum !== header.indexChecksum) {
     throw corrupt(source, "the jump table's checksum does not match");
   }
-  return builder.table;
+  return builder.finish();
 }
 
 /** The authoritative block: the header if it was overwritten at the end, else the trailer (section 2.2). */
