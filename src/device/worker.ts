@@ -7,9 +7,10 @@ import { closeSync } from "node:fs";
 import { receiveMessageOnPort, workerData } from "node:worker_threads";
 import { OverlaybdError } from "../error.ts";
 import type { MissingRange } from "../image/tables.ts";
-import { ReplyBuffer, RequestBuffer } from "../native/fuse.ts";
+import { RequestBuffer } from "../native/fuse.ts";
 import { QueueSet, WAKE_TAG } from "../native/queue.ts";
 import type { Disk } from "./disk.ts";
+import { ReplyBuffers } from "./fuse/readahead.ts";
 import { FuseSession } from "./fuse/session.ts";
 import type { FromWorker, PlainError, ToWorker, WorkerSetup } from "./messages.ts";
 
@@ -30,7 +31,7 @@ interface Device {
 class IoLoop<Description> {
   private readonly queues: QueueSet;
   private readonly devices = new Map<number, Device>();
-  private readonly buffers = { request: new RequestBuffer(), reply: new ReplyBuffer() };
+  private readonly buffers = { request: new RequestBuffer(), replies: new ReplyBuffers() };
   private stopped = false;
 
   constructor(

@@ -4,12 +4,13 @@
  */
 import { constants } from "node:os";
 import type { MissingRange } from "../../image/tables.ts";
-import { MAX_PAYLOAD, type ReplyBuffer, type RequestBuffer } from "../../native/fuse.ts";
+import { MAX_PAYLOAD, type RequestBuffer } from "../../native/fuse.ts";
 import { type Counter, type CounterMemory, counterIndex } from "../counters.ts";
 import { type Disk, SECTOR } from "../disk.ts";
 import { ParkedReads } from "../parked.ts";
 import * as protocol from "./protocol.ts";
 import { InitFlag, Opcode, OpenFlag, type Unique } from "./protocol.ts";
+import { Cursor, type ReplyBuffers } from "./readahead.ts";
 
 const { EINTR, EINVAL, EIO, ENOENT, ENOSPC, ENOSYS, EOPNOTSUPP, EPROTO, EROFS } = constants.errno;
 
@@ -58,12 +59,13 @@ export interface SessionOptions {
 /** Buffers that all sessions of a worker share: a request is finished, or parked without them, before the next. */
 export interface Buffers {
   readonly request: RequestBuffer;
-  readonly reply: ReplyBuffer;
+  readonly replies: ReplyBuffers;
 }
 
 export class FuseSession {
   private readonly disk: Disk;
   private readonly parked: ParkedReads<Read>;
+  private readonly cursor = new Cursor();
 
   constructor(
     private readonly options: SessionOptions,
@@ -78,7 +80,10 @@ export class FuseSession {
     for (let i = 0; i < TURN; i++) {
       const state = this.buffers.request.receive(this.options.fd);
       if (state === "unmounted") return false;
-      if (state === "none") break;
+      if (state === "none") {
+        this.readAhead();
+        break;
+      }
       this.handle(this.buffers.request.view);
     }
     return true;
@@ -108,13 +113,13 @@ export class FuseSession {
     }
     if (outcome === null) return;
     if (outcome === -EIO) this.count("errors", 1);
-    const { reply } = this.buffers;
+    const reply = this.buffers.replies.current;
     const errno = Math.max(0, -outcome);
     reply.send(this.options.fd, protocol.encodeHeader(reply.view, unique, errno, Math.max(0, outcome)));
   }
 
   private dispatch(opcode: number, unique: Unique, view: DataView): Outcome {
-    const reply = this.buffers.reply.view;
+    const reply = this.buffers.replies.current.view;
     switch (opcode) {
       case Opcode.READ:
         return this.startRead(unique, view);
@@ -164,7 +169,7 @@ export class FuseSession {
     if (kernel.major < protocol.VERSION.major) return -EPROTO;
     // A newer major sees our version in the answer and asks again.
     const wanted = InitFlag.ASYNC_READ | InitFlag.BIG_WRITES | InitFlag.ASYNC_DIO | InitFlag.MAX_PAGES;
-    return protocol.encodeInit(this.buffers.reply.view, {
+    return protocol.encodeInit(this.buffers.replies.current.view, {
       flags: kernel.flags & wanted,
       maxReadahead: kernel.maxReadahead,
       maxBackground: MAX_BACKGROUND,
@@ -181,7 +186,10 @@ export class FuseSession {
     const writes = (protocol.decodeOpenFlags(view) & ACCESS_MODE) !== 0;
     if (writes && !this.disk.writable) return -EROFS;
     // The loop device's user caches; a second copy here would only cost memory.
-    return protocol.encodeOpen(this.buffers.reply.view, OpenFlag.DIRECT_IO | OpenFlag.PARALLEL_DIRECT_WRITES);
+    return protocol.encodeOpen(
+      this.buffers.replies.current.view,
+      OpenFlag.DIRECT_IO | OpenFlag.PARALLEL_DIRECT_WRITES,
+    );
   }
 
   private list(view: DataView): Outcome {
@@ -192,7 +200,7 @@ export class FuseSession {
       { node: FILE, name: this.options.name, type: REGULAR.type },
     ];
     const capacity = Math.min(length, MAX_PAYLOAD);
-    return protocol.encodeDirectory(this.buffers.reply.view, entries, offset, capacity);
+    return protocol.encodeDirectory(this.buffers.replies.current.view, entries, offset, capacity);
   }
 
   private startRead(unique: Unique, view: DataView): Outcome {
@@ -201,11 +209,14 @@ export class FuseSession {
     const inside = Math.min(length, this.disk.size - offset);
     if (!isSectors(offset, inside) || inside > MAX_PAYLOAD) return -EINVAL;
     this.count("reads", 1);
+    this.cursor.moved(offset, inside);
     return this.read({ unique, offset, length: inside });
   }
 
   private read(read: Read): Outcome {
-    const missing = this.disk.read(read.offset, read.length, this.buffers.reply.payload);
+    const { replies } = this.buffers;
+    const prepared = replies.take(this.cursor, read.offset, read.length);
+    const missing = prepared ? null : this.disk.read(read.offset, read.length, replies.current.payload);
     if (missing) {
       this.count("misses", 1);
       this.parked.park(read, missing);
@@ -215,16 +226,35 @@ export class FuseSession {
     return read.length;
   }
 
+  /** With nothing else to do: the read that a sequential reader will send next. */
+  private readAhead(): void {
+    const { replies } = this.buffers;
+    const next = this.cursor.expected(this.disk.size);
+    if (!next) return;
+    const { offset, length } = next;
+    replies.prepare(this.cursor, offset, length, (address) => this.isReadable(offset, length, address));
+  }
+
+  /** Whether the bytes are here and whole; if not, the read that really wants them will tell. */
+  private isReadable(offset: number, length: number, address: number): boolean {
+    try {
+      return this.disk.read(offset, length, address) === null;
+    } catch {
+      return false;
+    }
+  }
+
   private write(view: DataView): Outcome {
     const { offset, length } = protocol.decodeRange(view);
     if (!this.disk.writable) return -EROFS;
     const sent = protocol.request.length(view) - protocol.IN_HEADER - protocol.leastBody(Opcode.WRITE);
     if (!isSectors(offset, length) || length > sent) return -EINVAL;
     if (offset + length > this.disk.size) return -ENOSPC;
+    this.buffers.replies.drop(this.cursor);
     this.disk.write(offset, length, this.buffers.request.writeData);
     this.count("writes", 1);
     this.count("writtenBytes", length);
-    return protocol.encodeWritten(this.buffers.reply.view, length);
+    return protocol.encodeWritten(this.buffers.replies.current.view, length);
   }
 
   private allocate(view: DataView): Outcome {
@@ -233,6 +263,7 @@ export class FuseSession {
     if (operation !== PUNCH_HOLE && operation !== ZERO_RANGE) return -EOPNOTSUPP;
     if (!this.disk.writable) return -EROFS;
     if (!isSectors(offset, length) || offset + length > this.disk.size) return -EINVAL;
+    this.buffers.replies.drop(this.cursor);
     this.disk.discard(offset, length);
     return 0;
   }
