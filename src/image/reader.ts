@@ -2,7 +2,7 @@
  * The pieces of one read, turned into plans and executed. A piece lies in one layer and is contiguous there. Nothing
  * here allocates, except when bytes are missing or wrong.
  */
-import type { BlobView } from "../blob/blob.ts";
+import type { BlobView, Residency } from "../blob/blob.ts";
 import { hasRange } from "../blob/residency.ts";
 import { type BlockTable, blockOffset, CHECKSUM_BYTES, plainLength } from "../format/zfile/blocks.ts";
 import { Plan, PlanError } from "../native/plan.ts";
@@ -52,10 +52,13 @@ export class PieceReader {
     if (blocks) {
       const first = Math.floor(offset / blocks.blockSize);
       const end = Math.floor((offset + length - 1) / blocks.blockSize) + 1;
-      const stored = start + blockOffset(blocks, first);
-      if (!this.#isHere(index, blob, stored, start + blockOffset(blocks, end) - stored)) return;
-      this.#blocks(index, blocks, first, end, offset, length, target);
-    } else if (this.#isHere(index, blob, start + offset, length)) {
+      if (blob.valid !== undefined) {
+        const stored = start + blockOffset(blocks, first);
+        this.#require(index, blob, blob.valid, stored, start + blockOffset(blocks, end) - stored);
+      }
+      if (this.#missing.length === 0) this.#blocks(index, blocks, first, end, offset, length, target);
+    } else {
+      if (blob.valid !== undefined) this.#require(index, blob, blob.valid, start + offset, length);
       this.file(blob.fd, start + offset, length, target);
     }
   }
@@ -88,7 +91,6 @@ export class PieceReader {
     target: number,
   ): void {
     const { blob, start } = this.tables.layers[index];
-    if (this.#missing.length > 0) return;
     for (let block = first; block < end; ) {
       if (block === this.#lastBlock && index === this.#lastLayer && !this.#plan.full(1, 0)) {
         this.#block(table, block++, this.#lastScratch, offset, length, target);
@@ -132,9 +134,9 @@ export class PieceReader {
     this.#plan.block(codec, checksum, scratch, stored, plain, skip, take, target + begin + skip - offset);
   }
 
-  #isHere(layer: number, blob: BlobView, offset: number, length: number): boolean {
-    const { valid } = blob;
-    if (valid === undefined || hasRange(valid, offset, length)) return true;
+  /** Notes bytes of a blob that are not there. */
+  #require(layer: number, blob: BlobView, valid: Residency, offset: number, length: number): void {
+    if (hasRange(valid, offset, length)) return;
     // In whole units, so that reads which miss the same units name the same ranges.
     const begin = Math.floor(offset / valid.unit) * valid.unit;
     const end = Math.min(Math.ceil((offset + length) / valid.unit) * valid.unit, blob.size);
@@ -146,7 +148,6 @@ export class PieceReader {
     } else {
       this.#missing.push({ layer, offset: begin, length: end - begin });
     }
-    return false;
   }
 
   /** Executes what is planned when there is no room for more. */
