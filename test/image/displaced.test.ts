@@ -36,7 +36,7 @@ test.skipIf(!mayMount)(
       const [layer] = await openLayers([() => cache.open(`sha256:${"1".repeat(64)}`, origin)]);
       const image = assemble([layer]);
       const answers = new Int32Array(new SharedArrayBuffer(4));
-      const workerData: RacingReader = { tables: image.tables, model, answers, reads: 3000 };
+      const workerData: RacingReader = { tables: image.tables, model, answers, reads: 800 };
       const worker = new Worker(new URL("./racing_reader.ts", import.meta.url).pathname, { workerData });
       const end = Promise.withResolvers<string | null>();
       worker.on("error", end.reject);
@@ -50,7 +50,7 @@ test.skipIf(!mayMount)(
       const next = random(22);
       let running = true;
       const others = (async () => {
-        while (running) await layer.blob.fetch(Math.floor(next() * (origin.size - (4 << 20))), 4 << 20);
+        while (running) await layer.blob.fetch(Math.floor(next() * (origin.size - (1 << 20))), 1 << 20);
       })();
       expect(await end.promise).toBeNull();
       running = false;

@@ -22,11 +22,11 @@ if (parentPort) {
   const say = (message: RacingMessage) => parentPort?.postMessage(message);
   const next = random(21);
   const disk = new VirtualDisk(tables);
-  const bytes = new Uint8Array(128 << 10);
+  const bytes = new Uint8Array(8 << 20);
   let wrong: string | null = null;
   let asked = 0;
   for (let i = 0; i < reads && wrong === null; i++) {
-    const length = SECTOR * (1 + Math.floor(next() * 255));
+    const length = SECTOR * (1 + Math.floor(next() * (bytes.length / SECTOR - 1)));
     const offset = SECTOR * Math.floor((next() * (disk.size - length)) / SECTOR);
     for (;;) {
       const missing = disk.read(offset, length, addressOf(bytes));
