@@ -278,12 +278,15 @@ describe("writing a layer", () => {
     const bytes = write(2 ** 30, (writer) => {
       writer.write(0, new Uint8Array(20_000 * 512));
       writer.zero(2 ** 25, 20_000 * 512);
+      writer.write(2 ** 27, new Uint8Array(16383 * 512));
     });
     expect((await opened(bytes)).map(([start, length]) => [start, length])).toEqual([
       [0, 16320],
       [16320, 3680],
       [65536, 16383],
       [65536 + 16383, 20_000 - 16383],
+      [262144, 16320],
+      [262144 + 16320, 63],
     ]);
   });
 

@@ -153,6 +153,7 @@ describe("merged index", () => {
         const end = Math.min(sectors, start + 1 + Math.floor(next() * 20));
         let at = start;
         walkSegments(merged, start, end, (s, length, tag, moffset) => {
+          if (length <= 0) throw new Error(`empty piece at ${s} of [${start}, ${end})`);
           for (let k = 0; k < length; k++) {
             if (
               s !== at ||

@@ -4,6 +4,7 @@ import { appendFileSync, existsSync, mkdtempSync, rmSync, statSync, truncateSync
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { commit } from "../../src/format/lsmt/commit.ts";
+import { LocalFile } from "../../src/format/lsmt/file.ts";
 import { openLayer } from "../../src/format/lsmt/layer.ts";
 import { mergeSegments, overlaySegments } from "../../src/format/lsmt/merge.ts";
 import { createWritableLayer, openWritableLayer } from "../../src/format/lsmt/pair.ts";
@@ -240,10 +241,13 @@ describe("append-only layer", () => {
     for (let i = 8; i < 10; i++) layer.write(i * 4096, filled(8, i + 1));
     layer.close();
     truncateSync(files("torn")[0], 4096 + 8 * 4096 + 700);
-    const again = openWritableLayer(...files("torn"));
+    let again = openWritableLayer(...files("torn"));
     expect(again.lostEntries).toBe(2);
     expect(await stamps(again)).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 0, 0]);
     again.discard(0, 4096);
+    again.close();
+    again = openWritableLayer(...files("torn"));
+    expect(again.lostEntries).toBe(0);
     again.write(9 * 4096, filled(8, 55));
     again.flush();
     again.close();
@@ -280,6 +284,7 @@ describe("append-only layer", () => {
     const parentUuid = "00112233-4455-6677-8899-AABBCCDDEEFF";
     const layer = createWritableLayer(...files("sealed"), { ...layout, parentUuid });
     layer.write(4096, filled(8, 3));
+    layer.discard(8192, 8192);
     layer.discard(8192, 4096);
     seal(layer);
     const sealed = await openLayer(layer.file);
@@ -405,10 +410,15 @@ for (const sparse of [false, true]) {
   test(`a failed flush of ${sparse ? "a sparse" : "an append-only"} layer is an error for ever`, () => {
     const layer = createWritableLayer(...files(`failed-${sparse}`), { size: 1 << 20, sparse });
     layer.write(0, filled(1, 1));
+    const { fd } = layer.file;
     layer.file.close();
     const io = expect.objectContaining({ code: "E_IO" });
     expect(() => layer.flush()).toThrow(io);
+    // Now the descriptor works again, as it does after the kernel has reported a failed write once.
+    const replacement = LocalFile.open(files(`failed-${sparse}`)[0], "update");
+    expect(replacement.fd).toBe(fd);
     expect(() => layer.flush()).toThrow(io);
+    replacement.close();
   });
 }
 

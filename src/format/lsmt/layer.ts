@@ -58,7 +58,7 @@ export async function openLayer(source: ByteSource): Promise<Layer> {
       `${name}: index of ${indexCount} entries, at most ${MAX_LAYER_ENTRIES} can be read`,
     );
   }
-  if (indexOffset > trailerAt || indexCount * ENTRY_BYTES > trailerAt - indexOffset) {
+  if (indexCount * ENTRY_BYTES > trailerAt - indexOffset) {
     throw new OverlaybdError(
       "E_CORRUPT",
       `${name}: index of ${indexCount} entries at byte ${indexOffset} reaches into the trailer at ${trailerAt}`,

@@ -92,19 +92,12 @@ export class WritableIndex {
       i++;
       if (segmentLast > last) {
         // The old segment surrounds the new one: its tail becomes a segment of its own.
-        const skipped = detailZeroed(detail) ? 0 : last + 1 - begin;
-        const tail = detailMoffset(detail, chunk.moffsets[i - 1]) + skipped;
-        [c, i] = this.#place(
-          c,
-          i,
-          segmentLast,
-          tail,
-          packDetail(segmentLast - last, tail, detailZeroed(detail), 0),
-        );
-      } else if (i === chunk.count) {
-        [c, i] = this.#clear(c + 1, 0, last);
-      } else [c, i] = this.#clear(c, i, last);
-    } else [c, i] = this.#clear(c, i, last);
+        const zeroes = detailZeroed(detail);
+        const tail = detailMoffset(detail, chunk.moffsets[i - 1]) + (zeroes ? 0 : last + 1 - begin);
+        [c, i] = this.#place(c, i, segmentLast, tail, packDetail(segmentLast - last, tail, zeroes, 0));
+      }
+    }
+    [c, i] = this.#clear(c, i, last);
     this.#place(c, i, last, moffset, packDetail(length, moffset, zeroed, 0));
   }
 
@@ -116,20 +109,21 @@ export class WritableIndex {
     let at = start;
     let c = this.#findChunk(start);
     let i = c < this.#chunks.length ? findIn(this.#chunks[c], start) : 0;
-    for (; at < end && c < this.#chunks.length; c++, i = 0) {
+    while (at < end && c < this.#chunks.length) {
       const chunk = this.#chunks[c];
-      for (; at < end && i < chunk.count; i++) {
-        const begin = startOf(chunk, i);
-        if (begin >= end) break;
-        if (begin > at) {
-          visit(at, begin - at, GAP, 0);
-          at = begin;
-        }
-        const pieceEnd = Math.min(chunk.lasts[i] + 1, end);
-        const detail = chunk.details[i];
-        if (detailZeroed(detail)) visit(at, pieceEnd - at, ZEROED, 0);
-        else visit(at, pieceEnd - at, 0, detailMoffset(detail, chunk.moffsets[i]) + at - begin);
-        at = pieceEnd;
+      const begin = Math.min(startOf(chunk, i), end);
+      if (begin > at) visit(at, begin - at, GAP, 0);
+      at = Math.max(at, begin);
+      const detail = chunk.details[i];
+      const length = Math.min(chunk.lasts[i] + 1, end) - at;
+      if (length > 0) {
+        if (detailZeroed(detail)) visit(at, length, ZEROED, 0);
+        else visit(at, length, 0, detailMoffset(detail, chunk.moffsets[i]) + at - begin);
+      }
+      at += length;
+      if (++i === chunk.count) {
+        c++;
+        i = 0;
       }
     }
     if (at < end) visit(at, end - at, GAP, 0);
