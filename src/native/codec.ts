@@ -37,11 +37,6 @@ export function crc32c(bytes: Uint8Array, seed = 0): number {
   return bytes.length === 0 ? seed >>> 0 : native.shim_crc32c(seed, bytes, bytes.length);
 }
 
-/** `crc32c` of `length` bytes of native memory. */
-export function crc32cAt(address: number, length: number, seed = 0): number {
-  return native.shim_crc32c(seed, address as Pointer, length);
-}
-
 // One context each for this thread, reused for ever, so that blocks are coded without allocating.
 let decoder: Pointer | undefined;
 let encoder: Pointer | undefined;
