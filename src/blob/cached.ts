@@ -27,6 +27,7 @@ export class CachedBlob {
   readonly #flights = new Map<number, Promise<void>>();
   /** Takes the place of the media file once the disk has refused bytes, until the blob is closed. */
   #window: Window | undefined;
+  #closed = false;
 
   /**
    * @param store the object's files in the cache directory; null when the disk is too full to create them.
@@ -60,6 +61,7 @@ export class CachedBlob {
       await this.fetch(offset, bytes.length);
       const before = Atomics.load(epoch, 0);
       if (!hasRange(this.view.valid, offset, bytes.length)) continue;
+      this.#checkOpen();
       await readExactly(this.view.fd, this.view.name, bytes, offset);
       if (Atomics.load(epoch, 0) === before) return;
     }
@@ -76,6 +78,7 @@ export class CachedBlob {
     const { unit } = this.view.valid;
     const end = Math.ceil((offset + length) / unit);
     for (let first = Math.floor(offset / unit); first < end; first += STEP_BYTES / unit) {
+      this.#checkOpen();
       await Promise.all(this.#depart(first, Math.min(first + STEP_BYTES / unit, end)));
     }
   }
@@ -173,8 +176,14 @@ export class CachedBlob {
     return new Window(size, unit, (displaced) => withdrawUnit(this.view.valid, displaced));
   }
 
+  /** A descriptor's number may already belong to another file. */
+  #checkOpen(): void {
+    if (this.#closed) throw new OverlaybdError("E_IO", `${this.view.name} was closed while it was read`);
+  }
+
   /** Waits for what is under way, then releases everything. */
   async close(): Promise<void> {
+    this.#closed = true;
     await Promise.allSettled(this.#flights.values());
     closeSync(this.view.fd);
     this.#window?.close();

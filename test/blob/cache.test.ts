@@ -131,6 +131,19 @@ describe("fetching", () => {
     await blob.close();
   });
 
+  test("closing waits for what is under way and refuses what comes later", async () => {
+    const origin = new MemoryOrigin(bytes);
+    const blob = await new FileCache(directory).open(DIGEST, origin);
+    const underWay = [blob.fetch(0, UNIT), blob.read(3 * UNIT, 10)];
+    const closing = blob.close();
+    await expect(blob.fetch(UNIT, 1)).rejects.toMatchObject({ code: "E_IO" });
+    const results = await Promise.allSettled(underWay);
+    expect(results[0].status).toBe("fulfilled");
+    expect(results[1]).toMatchObject({ status: "rejected", reason: { code: "E_IO" } });
+    await closing;
+    expect((await readAll()).stats.hits).toBe(2);
+  });
+
   test("ranges outside the object, unsafe names and contradicting sizes are refused", async () => {
     const cache = new FileCache(directory);
     const blob = await cache.open(DIGEST, new MemoryOrigin(bytes));

@@ -11,6 +11,7 @@ import { exportDisk } from "../../src/image/export.ts";
 import { type OpenImage, openImage } from "../../src/image/open.ts";
 import { readDisk } from "../../src/image/read.ts";
 import { addressOf } from "../../src/native/address.ts";
+import type { Engine } from "../../src/native/plan.ts";
 import { random } from "../fixtures/random.ts";
 import { contentBytes, FORMATS, randomRange, writeRandomLayer } from "./stack.ts";
 
@@ -23,9 +24,10 @@ afterAll(() => rmSync(directory, { recursive: true, force: true }));
 let files = 0;
 const newPath = (): string => join(directory, `file-${files++}`);
 
-function open(config: object): Promise<OpenImage> {
+function open(config: object, engine?: Engine): Promise<OpenImage> {
   return openImage(parseImageConfig(JSON.stringify(config), "test config"), {
     cache: new FileCache(join(directory, "cache")),
+    engine,
   });
 }
 
@@ -109,6 +111,15 @@ describe("reading", () => {
     }
     expect(() => disk.write(0, 512, addressOf(bytes))).toThrow("read-only");
     expect(() => disk.discard(0, 512)).toThrow("read-only");
+    disk.close();
+    await image.close();
+  });
+
+  test.each([1, 2, 3] as Engine[])("I/O engine %d reads the same", async (engine) => {
+    const { lowers, model } = randomStack(8 << 20, 4, 10);
+    const image = await open({ lowers }, engine);
+    const disk = new VirtualDisk(image.tables);
+    await expectSame(image, disk, model, 200, engine);
     disk.close();
     await image.close();
   });
