@@ -3,7 +3,7 @@ import { rmSync } from "node:fs";
 import { OverlaybdError } from "../error.ts";
 import { WritableLayerVolume } from "../filesystem/layer_volume.ts";
 import { mkfs } from "../filesystem/mkfs.ts";
-import { RawVolume } from "../filesystem/raw_volume.ts";
+import { RawVolume } from "../filesystem/raw.ts";
 import { LocalFile } from "../format/lsmt/file.ts";
 import { createWritableLayer } from "../format/lsmt/pair.ts";
 import { parseUuid } from "../format/lsmt/uuid.ts";
@@ -49,16 +49,27 @@ function createLayer({ data, index, sparse, mkfs: withFileSystem, ...args }: Arg
 }
 
 function createRaw({ data, index, mkfs: withFileSystem }: Arguments, size: number): void {
-  const disk = LocalFile.open(data, "create");
-  orRemove([data], () => {
+  createFile(data, size);
+  orRemove([data], () => createFile(index, 0));
+  orRemove([data, index], () => {
+    if (!withFileSystem) return;
+    const volume = new RawVolume(data);
     try {
-      disk.truncate(size);
-      LocalFile.open(index, "create").close();
-      orRemove([index], () => {
-        if (withFileSystem) mkfs(new RawVolume(disk));
-      });
+      mkfs(volume);
     } finally {
-      disk.close();
+      volume.close();
+    }
+  });
+}
+
+/** Makes a file of `size` bytes, all holes. @throws OverlaybdError E_EXISTS, E_IO */
+function createFile(path: string, size: number): void {
+  const file = LocalFile.open(path, "create");
+  orRemove([path], () => {
+    try {
+      file.truncate(size);
+    } finally {
+      file.close();
     }
   });
 }

@@ -1,9 +1,7 @@
 /** A writable layer, alone or on top of a disk, as the volume of a file system. */
 import { GAP, SECTOR_BYTES } from "../format/lsmt/segments.ts";
 import type { WritableLayer } from "../format/lsmt/writable.ts";
-import type { Volume } from "./volume.ts";
-
-const BLOCK_BYTES = 4096;
+import { BLOCK_BYTES, type Volume } from "./volume.ts";
 
 /** What serves the sectors that a layer leaves to those below it. */
 export interface Below {

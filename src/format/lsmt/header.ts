@@ -7,7 +7,7 @@ import { NULL_UUID, parseUuid } from "./uuid.ts";
 
 export const HEADER_BYTES = 4096;
 /** Longest user tag (commit message), in bytes of UTF-8. */
-export const MAX_USER_TAG_BYTES = 256;
+const MAX_USER_TAG_BYTES = 256;
 
 const MAGIC = Buffer.from("4c534d5400010200657e63d29444084ca2d2c8ec4fcfae8a", "hex");
 const DEFINED_BYTES = 390;
@@ -55,11 +55,6 @@ export function encodeHeader(header: LayerHeader): Uint8Array {
   block[133] = 1;
   userTag.copy(block, 134);
   return block;
-}
-
-/** Whether the bytes at the start of a file are those of a layer. */
-export function isLayerHeader(bytes: Uint8Array): boolean {
-  return bytes.length >= HEADER_BYTES && hasMagic(bytes) && (bytes[28] & Flag.header) !== 0;
 }
 
 /**

@@ -15,7 +15,7 @@ import { MAX_SECTORS, SECTOR_BYTES, type SegmentTable, SegmentTableBuilder } fro
 /** Most index entries of a read-only layer, padding included (lsmt.md section 11). */
 export const MAX_LAYER_ENTRIES = 1_000_000;
 /** Biggest virtual disk, in bytes: what the sector numbers of a `SegmentTable` reach. */
-export const MAX_DISK_BYTES = MAX_SECTORS * SECTOR_BYTES;
+const MAX_DISK_BYTES = MAX_SECTORS * SECTOR_BYTES;
 /** The index is read in pieces of 256 KiB. */
 const PIECE_ENTRIES = 16384;
 
