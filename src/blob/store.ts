@@ -83,7 +83,12 @@ export class UnitStore {
   /** Re-reads the records of units that are not there yet: another process may have fetched them meanwhile. */
   async refresh(first: number, count: number): Promise<void> {
     const latest = new BigUint64Array(count);
-    await readExactly(this.files.map, "cache map", bytesOf(latest), HEADER_BYTES + first * RECORD_BYTES);
+    try {
+      await readExactly(this.files.map, "cache map", bytesOf(latest), HEADER_BYTES + first * RECORD_BYTES);
+    } catch {
+      // Somebody cut the map short. What this process knows of the media is checked before it is believed.
+      return;
+    }
     this.records.set(latest, first);
   }
 

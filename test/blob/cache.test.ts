@@ -216,6 +216,17 @@ describe("what is on disk", () => {
     }
   });
 
+  test("may be cut short while it is open: what is asked for next is fetched", async () => {
+    await readAll();
+    const origin = new MemoryOrigin(bytes);
+    const blob = await new FileCache(directory).open(DIGEST, origin);
+    truncateSync(map(), 0);
+    truncateSync(media(), 0);
+    expect(Buffer.compare(await blob.read(0, OBJECT_BYTES), bytes)).toBe(0);
+    await blob.close();
+    expect((await readAll()).stats.fetchedBytes).toBe(OBJECT_BYTES);
+  });
+
   test("no flipped bit of map or media is ever served", async () => {
     const next = random(5);
     await readAll();
