@@ -310,7 +310,7 @@ if (!mayMount)
 describe.skipIf(!mayMount)("a full disk", () => {
   const mounts: string[] = [];
   afterEach(async () => {
-    for (const mount of mounts.splice(0)) await $`umount ${mount}`.quiet();
+    for (const mount of mounts.splice(0)) await $`umount -l ${mount}`.quiet();
   });
 
   async function tinyDisk(kibibytes: number): Promise<string> {

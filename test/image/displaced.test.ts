@@ -60,7 +60,7 @@ test.skipIf(!mayMount)(
       await worker.terminate();
       await image.close();
     } finally {
-      await $`umount ${tiny}`.quiet();
+      await $`umount -l ${tiny}`.quiet();
     }
   },
   60_000,
