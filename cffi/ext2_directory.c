@@ -198,7 +198,11 @@ static void put_entry(uint8_t *page, uint32_t offset, uint32_t size, uint32_t in
                       uint32_t length) {
   struct ext2_dir_entry_2 *entry = ext2_entry(page, offset);
   memset(entry, 0, ext2_entry_size(length));
-  *entry = (struct ext2_dir_entry_2){.inode = ino, .rec_len = (uint16_t)size, .name_len = (uint8_t)length, .file_type = type};
+  /* Field by field: the structure's type has room for the longest name, the block may not. */
+  entry->inode = ino;
+  entry->rec_len = (uint16_t)size;
+  entry->name_len = (uint8_t)length;
+  entry->file_type = type;
   memcpy(entry->name, name, length);
 }
 

@@ -1,3 +1,6 @@
+/** Bytes of a block, of volumes and of the file systems on them. */
+export const BLOCK_BYTES = 4096;
+
 /**
  * What a file system is written to: a writable image, a raw file, or the layer that a conversion is building.
  * All offsets and lengths are bytes, multiples of 4096. Synchronous: the owner is a worker or a tool.
