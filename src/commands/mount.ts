@@ -1,7 +1,7 @@
 /** `overlaybd mount`: an image at a directory, read as it is needed. */
 import { resolve } from "node:path";
 import { defineCommand } from "citty";
-import { type MountRecord, type MountState, mountPoint, RUN_DIRECTORY } from "../device/mount/record.ts";
+import { MountRecord, type MountState, mountPoint, RUN_DIRECTORY } from "../device/mount/record.ts";
 import { serveMount } from "../device/mount/server.ts";
 import { OverlaybdError } from "../error.ts";
 import { Readiness, startDaemon } from "../service/daemon.ts";
@@ -31,25 +31,27 @@ export const command = defineCommand({
     ...imageArgs,
   },
   async run({ args, rawArgs }) {
+    const request = {
+      source: args.source,
+      directory: await mountPoint(args.directory),
+      upper: upperFolder(args),
+      runDirectory: resolve(args["run-dir"]),
+    };
+    const options = await imageOptions(args);
+    const announce = (state: MountState) =>
+      process.stdout.write(`${args.json ? JSON.stringify(state) : describeMount(state)}\n`);
     const readiness = Readiness.inherited();
     if (!args.foreground && readiness === null) {
-      const state = await startDaemon<MountState>(["mount", ...rawArgs]);
-      process.stdout.write(`${args.json ? JSON.stringify(state) : describeMount(state)}\n`);
+      const log = await MountRecord.log(request.runDirectory, request.directory);
+      announce(await startDaemon<MountState>(["mount", ...rawArgs], log));
       return 0;
     }
-    const announce = (state: MountState, record: MountRecord) => {
-      if (readiness) readiness.ready(state, record.log);
-      else process.stdout.write(`${args.json ? JSON.stringify(state) : describeMount(state)}\n`);
-    };
     try {
-      const request = {
-        source: args.source,
-        directory: await mountPoint(args.directory),
-        upper: upperFolder(args),
-        runDirectory: resolve(args["run-dir"]),
-      };
-      const stats = await serveMount(request, await imageOptions(args), announce);
-      if (!readiness) process.stdout.write(`${args.json ? JSON.stringify(stats) : describeStats(stats)}\n`);
+      const stats = await serveMount(request, options, (state) =>
+        readiness ? readiness.ready(state) : announce(state),
+      );
+      const text = args.json ? JSON.stringify(stats) : describeStats(stats);
+      if (!readiness) process.stdout.write(`${text}\n`);
       return 0;
     } catch (error) {
       if (readiness?.failed(error)) return 1;

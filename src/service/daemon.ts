@@ -2,7 +2,6 @@
 import { spawn } from "node:child_process";
 import { closeSync, openSync, writeSync } from "node:fs";
 import { type ErrorCode, OverlaybdError } from "../error.ts";
-import { replaceDescriptor } from "../native/descriptor.ts";
 import { programCommand } from "../program.ts";
 
 /** Tells a started process the descriptor on which its starter waits. */
@@ -11,17 +10,19 @@ const READY_FD = "OVERLAYBD_READY_FD";
 type Report<T> = { readonly ready: T } | { readonly code: ErrorCode; readonly message: string };
 
 /**
- * Starts this program with `words` in a session of its own and waits until it calls `Readiness.ready`; returns what it
- * reports.
+ * Starts this program with `words` in a session of its own, its output appended to file `log`, and waits until it
+ * calls `Readiness.ready`; returns what it reports.
  * @throws OverlaybdError that it reports instead, or E_IO when it ends without a word.
  */
-export async function startDaemon<T>(words: readonly string[]): Promise<T> {
+export async function startDaemon<T>(words: readonly string[], log: string): Promise<T> {
   const [program, ...rest] = programCommand;
+  const output = openSync(log, "a", 0o600);
   const child = spawn(program, [...rest, ...words], {
     detached: true,
-    stdio: ["ignore", "ignore", "inherit", "pipe"],
+    stdio: ["ignore", output, output, "pipe"],
     env: { ...process.env, [READY_FD]: "3" },
   });
+  closeSync(output);
   const exited = new Promise<string>((resolve) => {
     child.once("exit", (code, signal) => resolve(signal === null ? `exit code ${code}` : signal));
     child.once("error", (error) => resolve(error.message));
@@ -29,7 +30,7 @@ export async function startDaemon<T>(words: readonly string[]): Promise<T> {
   const pieces: Buffer[] = [];
   for await (const piece of child.stdio[3] as AsyncIterable<Buffer>) pieces.push(piece);
   if (pieces.length === 0) {
-    throw new OverlaybdError("E_IO", `the server process ended at its start (${await exited})`);
+    throw new OverlaybdError("E_IO", `the server process ended at its start (${await exited}); see ${log}`);
   }
   child.unref();
   const report = JSON.parse(Buffer.concat(pieces).toString()) as Report<T>;
@@ -49,11 +50,8 @@ export class Readiness {
     return new Readiness(Number(value));
   }
 
-  /** Reports that the service is up. From now on output goes to file `log`, and no directory is kept busy. */
-  ready(value: unknown, log: string): void {
-    const file = openSync(log, "a", 0o600);
-    for (const output of [1, 2]) replaceDescriptor(output, file);
-    closeSync(file);
+  /** Reports that the service is up. From now on no directory is kept busy by working in it. */
+  ready(value: unknown): void {
     process.chdir("/");
     this.report({ ready: value });
   }

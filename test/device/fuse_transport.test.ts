@@ -90,6 +90,27 @@ describe.skipIf(!canServeFuse)("a file served over FUSE as a block device", () =
     expect(readFileSync(path).equals(expected)).toBe(true);
   });
 
+  test("a sequential reader sees what was written a moment before", async () => {
+    const path = join(folder, "ahead.img");
+    writeFileSync(path, Buffer.alloc(4 * MIB, 1));
+    const device = await transport.attach(rawSource(path, true), "ahead");
+    try {
+      const PIECE = 65536;
+      for (let at = 0; at < 4 * MIB; at += PIECE) {
+        const value = (at / PIECE) % 2 === 0 ? 1 : 2;
+        if (value === 2) {
+          // By now the worker may have read this piece ahead.
+          const words = [`of=${device.path}`, "bs=64k", "count=1", `seek=${at / PIECE}`, "oflag=direct"];
+          const dd = Bun.spawn(["dd", ...words, "status=none"], { stdin: Buffer.alloc(PIECE, 2) });
+          expect(await dd.exited).toBe(0);
+        }
+        expect((await readDirect(device.path, at, PIECE)).equals(Buffer.alloc(PIECE, value))).toBe(true);
+      }
+    } finally {
+      await device.detach();
+    }
+  });
+
   test("a read-only disk cannot be written", async () => {
     const path = join(folder, "readonly.img");
     writeFileSync(path, Buffer.alloc(MIB, 1));

@@ -42,8 +42,11 @@ export class MountRecord {
     return join(this.folder, "socket");
   }
 
-  get log(): string {
-    return join(this.folder, "log");
+  /** Path of the log of a server for `directory`, in a folder that exists. */
+  static async log(runDirectory: string, directory: string): Promise<string> {
+    const folder = folderOf(runDirectory, directory);
+    await mkdir(folder, { recursive: true, mode: 0o700 });
+    return join(folder, "log");
   }
 
   /**

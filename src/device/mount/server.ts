@@ -43,7 +43,7 @@ const UPPER_FILES = { data: "writable_data", index: "writable_index" } as const;
 export async function serveMount(
   request: MountRequest,
   options: ImageOptions,
-  mounted: (state: MountState, record: MountRecord) => void,
+  mounted: (state: MountState) => void,
 ): Promise<MountStats> {
   await using cleanup = new AsyncDisposableStack();
   const record = await MountRecord.claim(request.runDirectory, request.directory);
@@ -70,7 +70,7 @@ export async function serveMount(
     throw error;
   }
   const stats = () => ({ image: image.stats(), device: device.stats() });
-  await serveUntilUnmounted(device, state, () => mounted(state, record));
+  await serveUntilUnmounted(device, state, () => mounted(state));
   listener.tell(stats());
   return stats();
 }
