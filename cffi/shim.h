@@ -102,7 +102,8 @@ EXPORT int shim_fuse_mount(int fuse);
 /* Opens file `name` in the mount. Blocks until it is served: by another thread. */
 EXPORT int shim_fuse_open_served(int mount, const char *name, int writable);
 /*
- * Reads the next request; returns its length, which equals its header's. -EAGAIN: none waits; -ENODEV: unmounted.
+ * Reads the next request; returns its length, which equals its header's. -EAGAIN: none waits; -ENODEV,
+ * -ECONNABORTED: unmounted.
  * `capacity` must have room for the longest write (its header and data).
  */
 EXPORT int shim_fuse_receive(int fuse, uint8_t *buffer, uint32_t capacity);

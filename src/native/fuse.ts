@@ -85,7 +85,8 @@ export class RequestBuffer {
     const length = shim.shim_fuse_receive(fd, this.buffer.address as Pointer, this.view.byteLength);
     if (length > 0) return "request";
     if (length === -constants.errno.EAGAIN) return "none";
-    if (length === -constants.errno.ENODEV) return "unmounted";
+    // ECONNABORTED: the last user left, or an administrator aborted the connection, in the middle of a request.
+    if (length === -constants.errno.ENODEV || length === -constants.errno.ECONNABORTED) return "unmounted";
     throw new SystemError(-length, "read", "/dev/fuse");
   }
 }

@@ -1,5 +1,13 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { open } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -23,10 +31,22 @@ function rawSource(path: string, writable: boolean): DiskSource<RawDisk> {
   return { disk: { path, writable }, writable, fetch: () => Promise.reject(new Error("nothing is missing")) };
 }
 
+/** What this process has open. */
+function descriptors(): string[] {
+  return readdirSync("/proc/self/fd").map((fd) => {
+    try {
+      return readlinkSync(`/proc/self/fd/${fd}`);
+    } catch {
+      return "closed meanwhile";
+    }
+  });
+}
+
 /** Everything an attach could leave behind. */
 function resources() {
   return {
-    descriptors: readdirSync("/proc/self/fd").length,
+    descriptors: descriptors().filter((path) => path === "/dev/fuse" || path.startsWith("/dev/loop")),
+    files: descriptors().filter((path) => path.startsWith(folder)),
     mounts: readFileSync("/proc/self/mountinfo", "utf8").split("\n").length,
     loops: readdirSync("/sys/block").filter((name) => {
       try {
