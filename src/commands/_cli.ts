@@ -9,6 +9,7 @@ type Tools = Record<string, () => Promise<Tool>>;
 
 /** Tools that other programs run under upstream's names, with upstream's options and exit codes. */
 const tools: Tools = {
+  apply: async () => (await import("./apply.ts")).tool,
   create: async () => (await import("./create.ts")).tool,
   commit: async () => (await import("./commit.ts")).tool,
   merge: async () => (await import("./merge.ts")).tool,

@@ -26,6 +26,8 @@ export interface ApplyOptions {
   readonly create?: boolean;
   /** Most bytes of metadata to hold in memory; the default is enough for three million files. */
   readonly memoryLimit?: number;
+  /** Called behind the last member: the last chance to refuse the archive, by throwing. */
+  readonly verify?: () => void;
 }
 
 export interface ApplySummary {
@@ -72,6 +74,7 @@ export function apply(volume: Volume, reader: LayerReader, options: ApplyOptions
         throw locate(error, reader.name, entry);
       }
     }
+    options.verify?.();
     fs.commit();
     return { members, skippedXattrs: [...layer.skippedXattrs].sort() };
   } finally {
