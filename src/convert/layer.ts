@@ -5,7 +5,6 @@
 import { openFileBlob } from "../blob/file.ts";
 import { OverlaybdError } from "../error.ts";
 import { apply } from "../filesystem/apply.ts";
-import { mkfs } from "../filesystem/mkfs.ts";
 import { LayerFile } from "../format/layerfile.ts";
 import { LayerWriter } from "../format/lsmt/writer.ts";
 import { TarReader } from "../format/tar/reader.ts";
@@ -56,14 +55,14 @@ export async function buildLayer(job: LayerJob): Promise<number> {
 function writeLayer(job: LayerJob, below: VirtualDisk | null): number {
   const { codec, blockSize, threads } = job.compression;
   const zfile = { codec, blockSize, threads, checksum: true, overwriteHeader: true };
-  const stream = openStream(job.fd, { hashInput: job.expected !== undefined });
+  // What does not fit on the disk is refused by the file system; this bounds what no file holds (padding, headers).
+  const stream = openStream(job.fd, { hashInput: job.expected !== undefined, maximumOutput: 4 * job.size });
   try {
     const file = new LayerFile(job.output, { tar: true, zfile });
     try {
       const writer = new LayerWriter(file, { size: job.size, uuid: job.uuid, parentUuid: job.parentUuid });
       const volume = new LayerVolume(job.size, writer, below);
-      if (below === null) mkfs(volume);
-      apply(volume, new TarReader(stream, job.source));
+      apply(volume, new TarReader(stream, job.source), { create: below === null });
       if (job.expected) checkSource(job.expected, stream.summary(), job.source);
       writer.finish();
       return file.finish();
