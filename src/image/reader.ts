@@ -11,6 +11,8 @@ import type { DiskTables, MissingRange } from "./tables.ts";
 
 /** Adjacent blocks of a ZFile are read from their file together, up to this many stored bytes. */
 const FETCH_BYTES = 128 << 10;
+/** … and up to this many blocks: highly compressible ones are so short that a plan could not hold their steps. */
+const FETCH_BLOCKS = 256;
 
 export class PieceReader {
   readonly #plan: Plan;
@@ -99,7 +101,7 @@ export class PieceReader {
       const runStart = blockOffset(table, block);
       let runEnd = blockOffset(table, block + 1);
       let behind = block + 1;
-      for (; behind < end; behind++) {
+      for (; behind < Math.min(end, block + FETCH_BLOCKS); behind++) {
         const next = blockOffset(table, behind + 1);
         if (next - runStart > FETCH_BYTES) break;
         runEnd = next;

@@ -3,7 +3,9 @@ import { copyFileSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFil
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { FileCache } from "../../src/blob/cache.ts";
+import { LayerFile } from "../../src/format/layerfile.ts";
 import { createWritableLayer } from "../../src/format/lsmt/pair.ts";
+import { LayerWriter } from "../../src/format/lsmt/writer.ts";
 import { blockOffset } from "../../src/format/zfile/blocks.ts";
 import { parseImageConfig } from "../../src/image/config.ts";
 import { VirtualDisk } from "../../src/image/disk.ts";
@@ -326,4 +328,24 @@ describe("damage", () => {
     await expect(open({ lowers: [{ file: directory }] })).rejects.toMatchObject({ code: "E_IO" });
     expect((await Bun.$`ls /proc/self/fd`.text()).split("\n").length).toBe(before);
   });
+});
+
+test("a long read of blocks that compress to almost nothing is split into plans that fit", async () => {
+  const size = 16 << 20;
+  const file = newPath();
+  const options = { codec: 1, blockSize: 4096, checksum: true, overwriteHeader: true, threads: 1 } as const;
+  const output = new LayerFile(file, { zfile: options });
+  const writer = new LayerWriter(output, { size });
+  const model = new Uint8Array(size);
+  for (let at = 0; at < size; at += 4096) model.fill(1 + ((at / 4096) % 255), at, at + 4096);
+  writer.write(0, model);
+  writer.finish();
+  output.finish();
+  const image = await open({ repoBlobUrl: "", lowers: [{ file }] });
+  const disk = new VirtualDisk(image.tables);
+  const bytes = new Uint8Array(size);
+  expect(disk.read(0, size, addressOf(bytes))).toBeNull();
+  expect(Buffer.compare(bytes, model)).toBe(0);
+  disk.close();
+  await image.close();
 });
