@@ -6,8 +6,20 @@ import { basename } from "node:path";
 import { isMainThread } from "node:worker_threads";
 
 async function main(): Promise<void> {
-  const { runCommandLine } = await import("./commands/_cli.ts");
-  process.exitCode = await runCommandLine(basename(process.argv0), process.argv.slice(2));
+  for (const stream of [process.stdout, process.stderr]) {
+    // Nobody reads what is written: no reason to stop, nor anybody to tell.
+    stream.on("error", (error: NodeJS.ErrnoException) => {
+      if (error.code !== "EPIPE") throw error;
+    });
+  }
+  const { Interrupted, runCommandLine } = await import("./commands/_cli.ts");
+  try {
+    process.exitCode = await runCommandLine(basename(process.argv0), process.argv.slice(2));
+  } catch (error) {
+    if (!(error instanceof Interrupted)) throw error;
+    // Threads and transfers that the work has left are of no use any more.
+    process.exit(error.exitCode);
+  }
 }
 
 async function work(): Promise<void> {

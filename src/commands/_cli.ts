@@ -1,10 +1,14 @@
 /** The command line: which words run what, how errors end, the exit codes. */
-import { type CommandDef, defineCommand, renderUsage, runCommand } from "citty";
+import { type ArgsDef, type CommandDef, renderUsage } from "citty";
 import { OverlaybdError } from "../error.ts";
 import { version } from "../version.ts";
+import { type Command, parseCommandLine } from "./_command.ts";
+import { explain } from "./_failure.ts";
 import { runTool, type Tool } from "./_tool.ts";
 
-type Commands = Record<string, () => Promise<CommandDef>>;
+export { Interrupted } from "./_interrupt.ts";
+
+type Commands = Record<string, () => Promise<Command>>;
 type Tools = Record<string, () => Promise<Tool>>;
 
 /** Tools that other programs run under upstream's names, with upstream's options and exit codes. */
@@ -18,85 +22,93 @@ const tools: Tools = {
 
 /** Our own commands. */
 const commands: Commands = {
-  convert: async () => (await import("./convert.ts")).command as CommandDef,
-  mount: async () => (await import("./mount.ts")).command as CommandDef,
-  umount: async () => (await import("./umount.ts")).command as CommandDef,
-  inspect: async () => (await import("./inspect.ts")).command as CommandDef,
-  export: async () => (await import("./export.ts")).command as CommandDef,
-  registry: async () => (await import("./registry.ts")).command as CommandDef,
+  convert: async () => (await import("./convert.ts")).command as Command,
+  mount: async () => (await import("./mount.ts")).command as Command,
+  umount: async () => (await import("./umount.ts")).command as Command,
+  inspect: async () => (await import("./inspect.ts")).command as Command,
+  export: async () => (await import("./export.ts")).command as Command,
+  registry: async () => (await import("./registry.ts")).command as Command,
 };
 
 /** Names of links to this executable, beside `overlaybd-<tool>`. */
 const links: Record<string, string> = { convertor: "convert" };
+
+const FAILURE = 1;
+const WRONG_USAGE = 2;
 
 /**
  * Runs the program called as `calledAs` with `words`; returns the exit code: 0, 1 for a failure, 2 for a wrong command
  * line, or what an upstream-named tool is documented to return. Our own bugs end with a stack trace.
  */
 export async function runCommandLine(calledAs: string, words: readonly string[]): Promise<number> {
-  const linked = links[calledAs] ?? calledAs.replace(/^overlaybd-/, "");
-  if (calledAs !== "overlaybd" && (linked in tools || linked in commands)) return run(linked, words);
+  if (Object.hasOwn(links, calledAs)) {
+    // Upstream's convertor knows one code for all that can be wrong.
+    return Math.min(FAILURE, await run(links[calledAs], words));
+  }
+  const linked = calledAs.replace(/^overlaybd-/, "");
+  if (calledAs !== linked && isKnown(linked)) return run(linked, words);
   const [first, ...rest] = words;
-  if (first !== undefined && (first in tools || first in commands)) return run(first, rest);
+  if (first !== undefined && isKnown(first)) return run(first, rest);
   if (first === "--version" || first === "-V") {
     process.stdout.write(`overlaybd ${version}\n`);
     return 0;
   }
-  if (first === undefined || first === "--help" || first === "-h") {
-    print(await overview());
-    return first === undefined ? 2 : 0;
+  if (first === "--help" || first === "-h") {
+    print(process.stdout, await overview());
+    return 0;
   }
-  process.stderr.write(`overlaybd: unknown command "${first}"; "overlaybd --help" lists them\n`);
-  return 2;
+  if (first === undefined) print(process.stderr, await overview());
+  else process.stderr.write(`overlaybd: unknown command "${first}"; "overlaybd --help" lists them\n`);
+  return WRONG_USAGE;
+}
+
+function isKnown(name: string): boolean {
+  return Object.hasOwn(tools, name) || Object.hasOwn(commands, name);
 }
 
 async function run(name: string, words: readonly string[]): Promise<number> {
-  const tool = tools[name];
-  if (tool) return runTool(await tool(), words);
-  return runOwn(name, await (commands[name] as () => Promise<CommandDef>)(), words);
+  return Object.hasOwn(tools, name)
+    ? runTool(await tools[name](), words)
+    : runOwn(name, await commands[name](), words);
 }
 
-async function runOwn(name: string, command: CommandDef, words: readonly string[]): Promise<number> {
-  if (words.includes("--help") || words.includes("-h")) {
-    print(`${await renderUsage(command)}\n`);
-    return 0;
-  }
+async function runOwn(name: string, command: Command, words: readonly string[]): Promise<number> {
+  const { consola } = await import("consola");
+  // Results go to stdout, and nothing else does.
+  consola.options.stdout = process.stderr;
   try {
-    const { result } = await runCommand(command, { rawArgs: [...words] });
-    return typeof result === "number" ? result : 0;
+    const args = parseCommandLine(command, words);
+    if (args === "help") {
+      print(process.stdout, `${await usage(command)}\n`);
+      return 0;
+    }
+    return (await command.run({ args, rawArgs: words })) ?? 0;
   } catch (error) {
-    if (error instanceof OverlaybdError) {
-      process.stderr.write(`overlaybd ${name}: ${error.message}\n`);
-      return error.code === "E_USAGE" ? 2 : 1;
-    }
-    // citty's own complaint about the command line.
-    if (error instanceof Error && error.name === "CLIError") {
-      process.stderr.write(`overlaybd ${name}: ${error.message}; see "overlaybd ${name} --help"\n`);
-      return 2;
-    }
-    throw error;
+    const explanation = explain(error);
+    if (explanation === undefined) throw error;
+    process.stderr.write(`overlaybd ${name}: ${explanation}\n`);
+    return error instanceof OverlaybdError && error.code === "E_USAGE" ? WRONG_USAGE : FAILURE;
   }
 }
 
-/** Writes a text with colours to stdout, without them when that is no terminal. */
-function print(text: string): void {
-  process.stdout.write(process.stdout.isTTY ? text : Bun.stripANSI(text));
+/** Writes a text with colours, without them where that is no terminal. */
+function print(stream: NodeJS.WriteStream, text: string): void {
+  stream.write(stream.isTTY ? text : Bun.stripANSI(text));
+}
+
+function usage({ meta, args }: Pick<Command, "meta" | "args">): Promise<string> {
+  const help = { type: "boolean", alias: "h", description: "Print this and exit" } as const;
+  const named = { ...meta, name: `overlaybd ${meta.name}` };
+  return renderUsage({ meta: named, args: { ...args, help } as ArgsDef });
 }
 
 async function overview(): Promise<string> {
   const subCommands: Record<string, CommandDef> = {};
-  for (const [name, load] of Object.entries(commands)) subCommands[name] = await load();
+  for (const [name, load] of Object.entries(commands)) subCommands[name] = { meta: (await load()).meta };
   for (const [name, load] of Object.entries(tools)) {
     const tool = await load();
-    subCommands[name] = defineCommand({ meta: { name, description: `${tool.summary} (as ${tool.name})` } });
+    subCommands[name] = { meta: { name, description: `${tool.summary} (as ${tool.name})` } };
   }
-  const root = defineCommand({
-    meta: {
-      name: "overlaybd",
-      version,
-      description: "Container images that start before they are downloaded",
-    },
-    subCommands,
-  });
-  return `${await renderUsage(root)}\n`;
+  const description = "Container images that start before they are downloaded";
+  return `${await renderUsage({ meta: { name: "overlaybd", version, description }, subCommands })}\n`;
 }

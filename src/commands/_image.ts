@@ -2,6 +2,7 @@
 import { FileCache } from "../blob/cache.ts";
 import type { ImageOptions } from "../image/open.ts";
 import { loadServiceConfig } from "../image/service.ts";
+import type { Definitions, Values } from "./_command.ts";
 
 export const imageArgs = {
   service_config_path: {
@@ -15,27 +16,24 @@ export const imageArgs = {
   },
   plain: { type: "boolean", description: "Use http rather than https for registries", default: false },
   insecure: { type: "boolean", description: "Do not verify registries' TLS certificates", default: false },
-  "root-ca": { type: "string", description: "Trust this certificate authority too (PEM file)" },
-} as const;
+  "root-ca": {
+    type: "string",
+    multiple: true,
+    description: "Trust this certificate authority too (PEM file); may be repeated",
+  },
+} as const satisfies Definitions;
 
-type ImageArgs = {
-  service_config_path?: string;
-  "cache-dir"?: string;
-  plain: boolean;
-  insecure: boolean;
-  "root-ca"?: string;
-};
+type ImageArgs = Partial<Values<typeof imageArgs>>;
 
 /** @throws OverlaybdError E_CONFIG */
 export async function imageOptions(args: ImageArgs): Promise<ImageOptions> {
   const service = await loadServiceConfig(args.service_config_path);
-  const authority = args["root-ca"];
   return {
     cache: new FileCache(args["cache-dir"] ?? service.cacheDirectory, service.refillBytes),
     engine: service.engine,
     access: {
       plain: args.plain,
-      tls: { insecure: args.insecure, authorities: authority === undefined ? [] : [authority] },
+      tls: { insecure: args.insecure, authorities: args["root-ca"] },
     },
   };
 }

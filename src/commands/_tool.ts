@@ -5,7 +5,7 @@
  */
 import { statSync } from "node:fs";
 import { parseArgs } from "node:util";
-import { OverlaybdError } from "../error.ts";
+import { explain } from "./_failure.ts";
 
 /** `existing` is a path that must name a file (a FIFO counts); `unsigned` a non-negative whole number. */
 type Kind = "flag" | "text" | "existing" | "unsigned";
@@ -82,7 +82,7 @@ export interface Tool<A extends Arguments = Arguments> {
   readonly name: string;
   readonly summary: string;
   readonly arguments: A;
-  /** Returns the exit code; a thrown OverlaybdError is printed on stderr and becomes `failureCode`. */
+  /** Returns the exit code; what it throws is told on stderr and becomes `failureCode`. */
   run(args: Parsed<A>): number | Promise<number>;
   /** Exit code of a failed run; upstream's tools end with 255 (−1) unless stated. */
   readonly failureCode?: number;
@@ -121,30 +121,66 @@ export async function runTool<A extends Arguments>(tool: Tool<A>, words: readonl
   try {
     return await tool.run(args);
   } catch (error) {
-    if (!(error instanceof OverlaybdError)) throw error;
-    process.stderr.write(`${tool.name}: ${error.message}\n`);
+    const explanation = explain(error);
+    if (explanation === undefined) throw error;
+    process.stderr.write(`${tool.name}: ${explanation}\n`);
     return tool.failureCode ?? 255;
   }
 }
 
+/** Marks a word that starts with "-" as none of the options. */
+const MARK = "\u0001";
+
+/**
+ * Checks as upstream's parser does, and in its order: the number of values, the values, `--help`, what is required,
+ * what is too much.
+ */
 function parseTool<A extends Arguments>(definition: A, words: readonly string[]): Parsed<A> | "help" {
+  const { texts, help, unexpected } = collect(definition, words);
+  const values: Record<string, boolean | number | string> = {};
+  for (const [key, text] of texts) {
+    const argument = definition[key];
+    const name = argument.label ?? argument.names?.join(",") ?? key;
+    values[key] = argument.kind === "flag" ? flagValue(name, text) : convert(name, argument, text);
+  }
+  if (help) return "help";
+  for (const [key, argument] of Object.entries(definition)) {
+    if (key in values) continue;
+    if (argument.required) throw new CommandLineError(EXIT.required, `${argument.label ?? key} is required`);
+    if (argument.fallback !== undefined) values[key] = argument.fallback;
+  }
+  if (unexpected.length > 0) {
+    const list = unexpected.join(" ");
+    throw new CommandLineError(EXIT.unexpected, `The following arguments were not expected: ${list}`);
+  }
+  return values as Parsed<A>;
+}
+
+interface Collected {
+  /** The text of each argument that was given; "true" for a flag without a value. */
+  readonly texts: ReadonlyMap<string, string>;
+  readonly help: boolean;
+  readonly unexpected: readonly string[];
+}
+
+/** Which word belongs to which argument. */
+function collect(definition: Arguments, words: readonly string[]): Collected {
   const byName = new Map<string, string>();
   const options: Record<string, { type: "boolean" | "string"; short?: string }> = {
     help: { type: "boolean", short: "h" },
   };
-  const positionals: [string, AnyArgument][] = [];
+  const positionals: string[] = [];
   for (const [key, argument] of Object.entries(definition)) {
-    if (!argument.names) positionals.push([key, argument]);
+    if (!argument.names) positionals.push(key);
     for (const name of argument.names ?? []) {
       const bare = name.replace(/^--?/, "");
-      byName.set(bare, key);
+      byName.set(name, key);
       const type = argument.kind === "flag" ? "boolean" : "string";
       options[bare] = name.startsWith("--") ? { type } : { type, short: bare };
     }
   }
-  // A word such as -1 is a (bad) number to upstream's parser, not an option.
-  const NUMBER_MARK = "\u0001";
-  const marked = words.map((word) => (/^-\d/.test(word) ? NUMBER_MARK + word : word));
+  // To upstream's parser a word such as -1 is a (bad) number, not an option.
+  const marked = words.map((word) => (/^-\d/.test(word) ? MARK + word : word));
   const { tokens } = parseArgs({
     args: marked,
     options,
@@ -153,47 +189,32 @@ function parseTool<A extends Arguments>(definition: A, words: readonly string[])
     allowPositionals: true,
   });
 
-  const values: Record<string, boolean | number | string> = {};
-  let filled = 0;
+  const texts = new Map<string, string>();
+  const unexpected: string[] = [];
+  let help = false;
   for (const token of tokens) {
     if (token.kind === "option-terminator") continue;
+    const text = token.value?.startsWith(`${MARK}-`) ? token.value.slice(MARK.length) : token.value;
     if (token.kind === "positional") {
-      const slot = positionals[filled++];
-      if (!slot)
-        throw new CommandLineError(
-          EXIT.unexpected,
-          `The following argument was not expected: ${token.value}`,
-        );
-      values[slot[0]] = convert(slot[1].label ?? slot[0], slot[1], token.value.replace(NUMBER_MARK, ""));
+      const key = positionals.shift();
+      if (key === undefined) unexpected.push(text as string);
+      else texts.set(key, text as string);
       continue;
     }
-    if (token.name === "help") return "help";
-    const key = byName.get(token.name);
-    const argument = key === undefined ? undefined : definition[key];
-    if (key === undefined || argument === undefined || !argument.names?.includes(token.rawName)) {
-      throw new CommandLineError(
-        EXIT.unexpected,
-        `The following argument was not expected: ${token.rawName}`,
-      );
-    }
-    if (argument.kind === "flag") {
-      values[key] = token.value === undefined ? true : flagValue(token.rawName, token.value);
+    const key = byName.get(token.rawName);
+    if (token.rawName === "--help" || token.rawName === "-h") {
+      help = true;
+    } else if (key === undefined) {
+      unexpected.push(token.rawName);
+    } else if (definition[key].kind === "flag") {
+      texts.set(key, text ?? "true");
     } else {
-      const missing = token.value === undefined || (!token.inlineValue && /^-[^-\d]|^--./.test(token.value));
-      if (missing)
-        throw new CommandLineError(EXIT.valueCount, `${token.rawName}: 1 required ${argument.kind} missing`);
-      values[key] = convert(token.rawName, argument, (token.value as string).replace(NUMBER_MARK, ""));
+      const count = text === undefined ? "none is given" : texts.has(key) ? "it is given twice" : undefined;
+      if (count) throw new CommandLineError(EXIT.valueCount, `${token.rawName}: takes one value, ${count}`);
+      texts.set(key, text as string);
     }
   }
-  for (const [key, argument] of Object.entries(definition)) {
-    if (key in values) continue;
-    if (argument.required) {
-      const name = argument.label ?? argument.names?.join(",") ?? key;
-      throw new CommandLineError(EXIT.required, `${name} is required`);
-    }
-    if (argument.fallback !== undefined) values[key] = argument.fallback;
-  }
-  return values as Parsed<A>;
+  return { texts, help, unexpected };
 }
 
 function flagValue(name: string, text: string): boolean {
@@ -204,39 +225,45 @@ function flagValue(name: string, text: string): boolean {
 
 function convert(name: string, argument: AnyArgument, text: string): number | string {
   if (argument.kind === "unsigned") {
-    if (/^-\d+$/.test(text))
-      throw new CommandLineError(EXIT.validation, `${name}: Number less than 0: ${text}`);
-    if (!/^\d+$/.test(text))
+    const value = text.trim() === "" ? Number.NaN : Number(text);
+    if (Number.isNaN(value))
       throw new CommandLineError(EXIT.validation, `${name}: not a non-negative number: ${text}`);
-    const value = Number(text);
-    if (!Number.isSafeInteger(value))
+    if (value < 0) throw new CommandLineError(EXIT.validation, `${name}: Number less than 0: ${text}`);
+    if (!/^\d+$/.test(text) || !Number.isSafeInteger(value))
       throw new CommandLineError(EXIT.conversion, `Could not convert: ${name} = ${text}`);
     return value;
   }
   if (argument.kind === "existing") {
-    const stat = statSync(text, { throwIfNoEntry: false });
-    if (!stat) throw new CommandLineError(EXIT.validation, `${name}: File does not exist: ${text}`);
-    if (stat.isDirectory())
+    const kind = kindOf(text);
+    if (kind === "none") throw new CommandLineError(EXIT.validation, `${name}: File does not exist: ${text}`);
+    if (kind === "directory")
       throw new CommandLineError(EXIT.validation, `${name}: File is actually a directory: ${text}`);
   }
   return text;
 }
 
-function usage(tool: Tool<Arguments> | Tool): string {
+/** A path that cannot be looked up names no file. */
+function kindOf(path: string): "none" | "directory" | "file" {
+  try {
+    return statSync(path).isDirectory() ? "directory" : "file";
+  } catch {
+    return "none";
+  }
+}
+
+const VALUE_NAMES = { flag: "", text: "TEXT", existing: "FILE", unsigned: "NUMBER" } as const;
+
+function usage(tool: Tool): string {
   const entries = Object.values(tool.arguments);
   const positionals = entries.filter((a) => !a.names);
-  const rows = (list: readonly AnyArgument[], title: (a: AnyArgument) => string) =>
+  const rows = (list: readonly AnyArgument[]) =>
     list.map((a) => `  ${title(a).padEnd(34)} ${a.help}${describeDefault(a)}\n`).join("");
   const words = positionals.map((a) => (a.required ? a.label : `[${a.label}]`)).join(" ");
-  const title = (a: AnyArgument) =>
-    `${a.names?.join(",")}${a.kind === "flag" ? "" : ` ${a.kind.toUpperCase()}`}`;
+  const title = (a: AnyArgument) => `${a.label ?? a.names?.join(",")} ${VALUE_NAMES[a.kind]}`;
   return (
     `${tool.summary}\nUsage: ${tool.name} [OPTIONS] ${words}\n\n` +
-    `Positionals:\n${rows(positionals, (a) => `${a.label} ${a.kind.toUpperCase()}`)}\n` +
-    `Options:\n  ${"-h,--help".padEnd(34)} Print this help message and exit\n${rows(
-      entries.filter((a) => a.names),
-      title,
-    )}`
+    `Positionals:\n${rows(positionals)}\n` +
+    `Options:\n  ${"-h,--help".padEnd(34)} Print this help message and exit\n${rows(entries.filter((a) => a.names))}`
   );
 }
 

@@ -1,6 +1,5 @@
 /** `overlaybd convert`: turns an OCI image into an overlaybd image (upstream: `convertor`). */
 import { mkdir } from "node:fs/promises";
-import { defineCommand } from "citty";
 import { consola } from "consola";
 import { convert } from "../convert/convert.ts";
 import type { Progress } from "../convert/image.ts";
@@ -8,8 +7,12 @@ import { OverlaybdError } from "../error.ts";
 import { repositoryAccess } from "../registry/access.ts";
 import { fixedCredentials } from "../registry/credentials.ts";
 import { parseReference, type Reference } from "../registry/reference.ts";
+import { defineCommand } from "./_command.ts";
+import { interruptible } from "./_interrupt.ts";
 
 const GIB = 2 ** 30;
+/** Environment variable with the password of `--username`. */
+const PASSWORD_VARIABLE = "OVERLAYBD_PASSWORD";
 
 export const command = defineCommand({
   meta: { name: "convert", description: "Convert an OCI image to an overlaybd image and push it" },
@@ -29,12 +32,17 @@ export const command = defineCommand({
     "output-tag": { type: "string", alias: "o", description: "Tag of the converted image" },
     overlaybd: { type: "string", description: "The same as --output-tag, which it overrides" },
     to: { type: "string", description: "Push into this repository instead, HOST/PATH or oci:DIRECTORY" },
-    username: { type: "string", alias: "u", description: "USER:PASSWORD; default: Docker's credentials" },
+    username: {
+      type: "string",
+      alias: "u",
+      description: `USER, whose password is in the environment variable ${PASSWORD_VARIABLE}, or USER:PASSWORD, which other users of the machine can see; default: Docker's credentials`,
+    },
     plain: { type: "boolean", default: false, description: "Plain HTTP instead of TLS" },
     insecure: { type: "boolean", default: false, description: "Do not verify TLS certificates" },
     "root-ca": {
       type: "string",
-      description: "PEM file of a certificate authority to trust besides the system's",
+      multiple: true,
+      description: "PEM file of a certificate authority to trust besides the system's; may be repeated",
     },
     oci: {
       type: "boolean",
@@ -43,40 +51,63 @@ export const command = defineCommand({
     },
     vsize: { type: "string", default: "64", description: "Size of the virtual disk in GiB" },
     dir: { type: "string", alias: "d", default: "tmp_conv", description: "Directory for temporary files" },
+    verbose: { type: "boolean", default: false, description: "Report every layer, not only to a terminal" },
     json: { type: "boolean", default: false, description: "Print the result as JSON" },
   },
+  missing: [
+    ...["fstype", "mkfs", "fastoci", "turboOCI", "db-str", "db-type", "concurrency-limit", "disable-sparse"],
+    ...["referrer", "cert-dir", "client-cert", "reserve", "no-upload", "dump-manifest"],
+  ],
   async run({ args }) {
-    const input = args["input-tag"] ?? args["input-digest"];
-    if (input === undefined) throw usage("one of input-tag [-i] or input-digest [-g] is required");
-    const outputTag = args.overlaybd ?? args["output-tag"];
-    if (outputTag === undefined) throw usage("output-tag is required, -o TAG");
+    const from = sourceReference(args);
+    const outputTag = args.overlaybd || args["output-tag"];
+    if (!outputTag) throw usage("output-tag is required, -o TAG");
     const open = repositoryAccess({
       plain: args.plain,
-      tls: { insecure: args.insecure, authorities: args["root-ca"] === undefined ? [] : [args["root-ca"]] },
-      credentials: args.username === undefined ? undefined : fixedCredentials(args.username),
+      tls: { insecure: args.insecure, authorities: args["root-ca"] },
+      credentials: args.username ? fixedCredentials(withPassword(args.username)) : undefined,
     });
-    const from = within(args.repository, input);
-    const to = within(args.to ?? args.repository, outputTag);
-    await mkdir(args.dir, { recursive: true });
-    const result = await convert({
-      source: await open(from),
-      input: from.digest ?? from.tag,
-      target: await open(to, { create: true }),
-      outputTag,
-      family: args.oci ? "oci" : "docker",
-      size: parseSize(args.vsize),
-      workFolder: args.dir,
-      progress: showProgress,
-      warn: (message) => consola.warn(message),
+    const target = `${args.to ?? args.repository}:${outputTag}`;
+    const to = parseReference(target);
+    const size = parseSize(args.vsize);
+    const result = await interruptible(async (signal) => {
+      await mkdir(args.dir, { recursive: true });
+      return convert({
+        source: await open(from),
+        input: from.digest ?? from.tag,
+        target: await open(to, { create: true }),
+        outputTag,
+        family: args.oci ? "oci" : "docker",
+        size,
+        workFolder: args.dir,
+        progress: args.verbose || process.stderr.isTTY ? showProgress : undefined,
+        warn: (message) => consola.warn(message),
+        signal,
+      });
     });
-    if (args.json) process.stdout.write(`${JSON.stringify(result)}\n`);
-    else consola.log(`converted to "${args.to ?? args.repository}:${outputTag}", digest: "${result.digest}"`);
+    const text = args.json ? JSON.stringify(result) : `converted to "${target}", digest: "${result.digest}"`;
+    process.stdout.write(`${text}\n`);
   },
 });
 
-/** The reference of `target`, a tag or digest, in a repository given by name. */
-function within(repository: string, target: string): Reference {
-  return parseReference(`${repository}${target.includes(":") ? "@" : ":"}${target}`);
+/** A tag wins over a digest, as it does upstream. */
+function sourceReference(args: {
+  repository: string;
+  "input-tag"?: string;
+  "input-digest"?: string;
+}): Reference {
+  const [tag, digest] = [args["input-tag"], args["input-digest"]];
+  if (tag) return parseReference(`${args.repository}:${tag}`);
+  if (digest) return parseReference(`${args.repository}@${digest}`);
+  throw usage("one of input-tag [-i] or input-digest [-g] is required");
+}
+
+/** Words of a command line are visible to everybody on the machine, the environment is not. */
+function withPassword(username: string): string {
+  if (username.includes(":")) return username;
+  const password = process.env[PASSWORD_VARIABLE];
+  if (password === undefined) throw usage(`--username without a password needs it in ${PASSWORD_VARIABLE}`);
+  return `${username}:${password}`;
 }
 
 function parseSize(text: string): number {
@@ -85,7 +116,6 @@ function parseSize(text: string): number {
 }
 
 const showProgress: Progress = ({ kind, image, number, count, sourceSize, size }) => {
-  if (!process.stderr.isTTY) return;
   const mib = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
   consola.info(
     `${image.digest.slice(7, 19)} layer ${number + 1}/${count} ${kind}: ${mib(sourceSize)} → ${mib(size)}`,

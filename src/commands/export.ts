@@ -1,7 +1,7 @@
 /** `overlaybd export`: the disk of an image as a raw file. */
-import { defineCommand } from "citty";
 import { exportDisk } from "../image/export.ts";
 import { openSource } from "../image/source.ts";
+import { defineCommand } from "./_command.ts";
 import { imageArgs, imageOptions } from "./_image.ts";
 
 export const command = defineCommand({

@@ -1,7 +1,7 @@
 /** `overlaybd inspect`: what an image or a layer is made of. */
-import { defineCommand } from "citty";
 import { type ImageReport, inspectImage } from "../image/inspect.ts";
 import { openSource } from "../image/source.ts";
+import { defineCommand } from "./_command.ts";
 import { imageArgs, imageOptions } from "./_image.ts";
 import { formatBytes, formatTable } from "./_text.ts";
 

@@ -31,7 +31,7 @@ export const tool = defineTool({
     if (upload !== undefined) throw new OverlaybdError("E_UNSUPPORTED", "--upload is not supported yet");
     if (output === undefined) throw new OverlaybdError("E_USAGE", "no output file is given");
     const config = await loadImageConfig(path);
-    const options = await imageOptions({ service_config_path: service, plain: false, insecure: false });
+    const options = await imageOptions({ service_config_path: service });
     const image = await openImage(config, options);
     try {
       const upper = config.upper && openWritableLayer(config.upper.data, config.upper.index);

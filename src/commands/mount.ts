@@ -1,10 +1,10 @@
 /** `overlaybd mount`: an image at a directory, read as it is needed. */
 import { resolve } from "node:path";
-import { defineCommand } from "citty";
 import { MountRecord, type MountState, mountPoint, RUN_DIRECTORY } from "../device/mount/record.ts";
 import { serveMount } from "../device/mount/server.ts";
 import { OverlaybdError } from "../error.ts";
 import { Readiness, startDaemon } from "../service/daemon.ts";
+import { defineCommand } from "./_command.ts";
 import { imageArgs, imageOptions } from "./_image.ts";
 import { describeMount, describeStats } from "./_mount.ts";
 

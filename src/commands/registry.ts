@@ -1,8 +1,8 @@
 /** `overlaybd registry DIR`: serves an OCI image layout directory as a registry. */
-import { defineCommand } from "citty";
 import { consola } from "consola";
 import { OverlaybdError } from "../error.ts";
 import { serveRegistry } from "../registry/server.ts";
+import { defineCommand } from "./_command.ts";
 
 export const command = defineCommand({
   meta: {
@@ -27,14 +27,14 @@ export const command = defineCommand({
       tls: parseTls(args["tls-cert"], args["tls-key"]),
       readOnly: args["read-only"],
     });
-    consola.log(`serving ${args.directory} at ${server.url}`);
+    process.stdout.write(`serving ${args.directory} at ${server.url}\n`);
     await new Promise<void>((resolve) => {
       process.once("SIGTERM", resolve);
       process.once("SIGINT", resolve);
     });
     await server.stop();
     const { requests, blobRequests, blobBytes } = server.stats;
-    consola.log(
+    consola.info(
       `stopped after ${requests} requests, ${blobRequests} of them for ${blobBytes} bytes of blobs`,
     );
   },

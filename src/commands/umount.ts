@@ -1,8 +1,8 @@
 /** `overlaybd umount`: ends what `overlaybd mount` began. */
 import { resolve } from "node:path";
-import { defineCommand } from "citty";
 import { mountPoint, RUN_DIRECTORY } from "../device/mount/record.ts";
 import { unmountImage } from "../device/mount/unmount.ts";
+import { defineCommand } from "./_command.ts";
 import { describeStats } from "./_mount.ts";
 
 export const command = defineCommand({

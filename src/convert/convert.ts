@@ -32,6 +32,8 @@ export interface ConvertOptions {
   readonly progress?: Progress;
   /** Told of index entries that are left out. */
   readonly warn?: (message: string) => void;
+  /** Ends the conversion with its reason. What was begun may go on a little, into files that are removed already. */
+  readonly signal?: AbortSignal;
 }
 
 /** LZ4 in 4 KiB blocks, as upstream's convertor writes. */
@@ -61,11 +63,28 @@ export async function convert(options: ConvertOptions): Promise<Descriptor> {
     warn: options.warn,
   };
   try {
-    const { mediaType, bytes } = await convertObject(context, root, 0);
-    return await options.target.pushManifest(options.outputTag, mediaType, bytes);
+    const { mediaType, bytes } = await untilAborted(convertObject(context, root, 0), options.signal);
+    return await untilAborted(
+      options.target.pushManifest(options.outputTag, mediaType, bytes),
+      options.signal,
+    );
   } finally {
     await thread.close();
     await rm(folder, { recursive: true, force: true });
+  }
+}
+
+/** The result of `work`, or a rejection as soon as the signal is aborted. */
+async function untilAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return work;
+  const aborted = Promise.withResolvers<never>();
+  const abort = () => aborted.reject(signal.reason);
+  signal.addEventListener("abort", abort);
+  try {
+    if (signal.aborted) abort();
+    return await Promise.race([work, aborted.promise]);
+  } finally {
+    signal.removeEventListener("abort", abort);
   }
 }
 

@@ -55,7 +55,8 @@ export function serveLayers(): void {
     } catch (error) {
       // Classes do not survive posting.
       const { message, stack } = error as Error;
-      const code = error instanceof OverlaybdError ? error.code : undefined;
+      const refused = error instanceof Error && "syscall" in error;
+      const code = error instanceof OverlaybdError ? error.code : refused ? "E_IO" : undefined;
       port.postMessage({ code, message, stack } satisfies Answer);
     }
   });
