@@ -6,7 +6,7 @@
  */
 
 import { createHash } from "node:crypto";
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { $ } from "bun";
 
@@ -71,7 +71,8 @@ async function buildShim(): Promise<void> {
 }
 
 async function buildExecutable(): Promise<void> {
-  const outfile = join(root, "dist/overlaybd");
+  const target = join(root, "dist/overlaybd");
+  const outfile = `${target}.${process.pid}`;
   await Bun.build({
     entrypoints: [join(root, "src/main.ts")],
     target: "bun",
@@ -83,7 +84,8 @@ async function buildExecutable(): Promise<void> {
     compile: { outfile, autoloadDotenv: false, autoloadBunfig: false },
   });
   await ignoreRuntimeVariables(outfile);
-  const mebibytes = statSync(outfile).size / 2 ** 20;
+  renameSync(outfile, target);
+  const mebibytes = statSync(target).size / 2 ** 20;
   console.log(`dist/overlaybd ${mebibytes.toFixed(1)} MiB`);
 }
 
@@ -101,10 +103,7 @@ async function ignoreRuntimeVariables(executable: string): Promise<void> {
     if (found === 0)
       throw new Error(`${name} not found in the runtime: look for its new name and adapt build.ts`);
   }
-  const partial = `${executable}.${process.pid}`;
-  await Bun.write(partial, bytes);
-  chmodSync(partial, 0o755);
-  renameSync(partial, executable);
+  await Bun.write(executable, bytes);
 }
 
 if (import.meta.main) {
