@@ -9,6 +9,7 @@
 
 import { readFile } from "node:fs/promises";
 import { rootCertificates } from "node:tls";
+import { FetchError, type FetchOptions, ofetch } from "ofetch";
 import { type ErrorCode, OverlaybdError } from "../error.ts";
 import { version } from "../version.ts";
 
@@ -78,7 +79,12 @@ export function describe(url: URL): string {
   return `${url.origin}${url.pathname}`;
 }
 
-/** Sends requests with `fetch`, without following redirects. Proxy environment variables are honoured by it. */
+/** ofetch without what would decide for us: every answer is one, and its body is ours to read. */
+const RAW = { ignoreResponseError: true, responseType: "stream", retry: false, redirect: "manual" } as const;
+/** Options of Bun's `fetch` that ofetch hands through. */
+type BunOptions = Pick<BunFetchRequestInit, "tls" | "decompress">;
+
+/** Sends requests, without following redirects. Proxy environment variables are honoured. */
 export async function fetchTransport(tls: TlsOptions = {}, stall = STALL_MS): Promise<Transport> {
   const options = await readTls(tls);
   return async (request) => {
@@ -87,21 +93,22 @@ export async function fetchTransport(tls: TlsOptions = {}, stall = STALL_MS): Pr
     try {
       watch.touch(patience);
       const content = await request.body?.();
-      const response = await fetch(request.url, {
+      const init: FetchOptions<"stream"> & BunOptions = {
+        ...RAW,
         method: request.method,
         headers: { "user-agent": USER_AGENT, "accept-encoding": "identity", ...request.headers },
         body: content instanceof ReadableStream ? watched(content, watch, patience) : content,
-        redirect: "manual",
         signal: watch.signal,
         tls: options,
         decompress: false,
         keepalive: (request.attempt ?? 1) === 1,
-      });
+      };
+      const response = await ofetch.raw(request.url.href, init);
       // From here on only waiting for the next bytes counts, not the time the caller takes to want them.
       watch.pause();
       return new HttpResponse(request, response, watch);
     } catch (error) {
-      throw failure(error, request, watch);
+      throw failure(error instanceof FetchError ? error.cause : error, request, watch);
     }
   };
 }
