@@ -7,11 +7,14 @@
 
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { $ } from "bun";
 
 const root = import.meta.dir;
+const cffi = join(root, "cffi");
 const deps = join(root, "build/deps");
+/** What the shim is compiled from. */
+export const SHIM_SOURCES: readonly string[] = filesOf(cffi, ".c");
 /** How the shim is compiled. */
 export const CFLAGS = [
   ..."-std=c11 -O2 -fPIC -fvisibility=hidden -ffunction-sections -fdata-sections".split(" "),
@@ -31,33 +34,41 @@ export const LIBRARIES = [
   ..."ext2fs com_err isal lz4 zstd uring crypto".split(" ").map((l) => `-l:lib${l}.a`),
 ];
 
-/** Compiles one source; the object's name is the hash of all that goes into it, so an unchanged one is kept. */
-async function compile(source: string, headers: string): Promise<string> {
-  const text = readFileSync(source);
-  const key = createHash("sha256")
-    .update(CFLAGS.join(" "))
-    .update(headers)
-    .update(text)
-    .digest("hex")
-    .slice(0, 16);
-  const object = join(root, `build/objects/${key}.o`);
-  if (!existsSync(object)) {
-    const partial = `${object}.${process.pid}`;
-    await $`gcc ${CFLAGS} -c ${source} -o ${partial}`;
-    renameSync(partial, object);
-  }
-  return object;
+/**
+ * Compiles C sources side by side and returns their objects. An object's name is the hash of all that goes into it, so an
+ * unchanged one is kept.
+ */
+export async function compile(sources: readonly string[], flags: readonly string[]): Promise<string[]> {
+  mkdirSync(join(root, "build/objects"), { recursive: true });
+  const folders = new Set([cffi, ...sources.map((source) => dirname(source))]);
+  const headers = [...folders].flatMap((folder) => filesOf(folder, ".h")).map((path) => readFileSync(path));
+  return Promise.all(
+    sources.map(async (source) => {
+      const inputs = [flags.join(" "), ...headers, readFileSync(source)];
+      const key = createHash("sha256");
+      for (const input of inputs) key.update(`${input.length} `).update(input);
+      const object = join(root, `build/objects/${key.digest("hex").slice(0, 16)}.o`);
+      if (!existsSync(object)) {
+        const partial = `${object}.${process.pid}`;
+        await $`gcc ${flags} -c ${source} -o ${partial}`;
+        renameSync(partial, object);
+      }
+      return object;
+    }),
+  );
+}
+
+/** Paths of the files in a folder whose names end so, in order. */
+function filesOf(folder: string, ending: string): string[] {
+  return readdirSync(folder)
+    .filter((name) => name.endsWith(ending))
+    .sort()
+    .map((name) => join(folder, name));
 }
 
 async function buildShim(): Promise<void> {
-  mkdirSync(join(root, "build/objects"), { recursive: true });
-  await $`${join(root, "cffi/deps")}`;
-  const files = readdirSync(join(root, "cffi")).map((name) => join(root, "cffi", name));
-  const headers = files
-    .filter((f) => f.endsWith(".h"))
-    .map((f) => readFileSync(f, "utf8"))
-    .join("\0");
-  const objects = await Promise.all(files.filter((f) => f.endsWith(".c")).map((f) => compile(f, headers)));
+  await $`${join(cffi, "deps")}`;
+  const objects = await compile(SHIM_SOURCES, CFLAGS);
   const target = join(root, "build/shim.so");
   const inputs = createHash("sha256")
     .update([...objects, ...LDFLAGS, ...LIBRARIES].sort().join(" "))

@@ -1,4 +1,4 @@
-/* What the drivers that test/native/sanitize.ts runs have in common: they end at the first thing that is not so. */
+/* What the programs that sanitize.test.ts runs have in common: they end at the first thing that is not so. */
 #ifndef CHECK_H
 #define CHECK_H
 
