@@ -7,6 +7,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { $ } from "bun";
 import { buildImage, recipes } from "../fixtures/images.ts";
+import { type RunningRegistry, startOwnRegistry } from "../fixtures/registry.ts";
 
 const overlaybd = resolve(import.meta.dir, "../../dist/overlaybd");
 const PROGRAM = "import sys, json; print('Python', sys.version.split()[0], 'runs from the image')";
@@ -21,9 +22,10 @@ if (process.getuid?.() !== 0) {
 console.log("making an image of Debian packages (Python with numpy and scipy) …");
 const image = await buildImage(recipes.science);
 const work = mkdtempSync(join(tmpdir(), "overlaybd-demo-"));
+let registry: RunningRegistry | undefined;
 try {
   await $`cp -r ${image.layout} ${work}/layout`;
-  await using registry = await startRegistry(join(work, "layout"));
+  registry = await startOwnRegistry(join(work, "layout"));
   const repository = `${registry.host}/demo/science`;
 
   const converting = performance.now();
@@ -40,26 +42,8 @@ try {
 
   ${mib(lazy.fetched)} of the converted image's ${mib(lazy.imageSize)} were fetched: ${share} %`);
 } finally {
+  await registry?.stop();
   rmSync(work, { recursive: true, force: true });
-}
-
-/** `overlaybd registry` on a port of its own. */
-async function startRegistry(directory: string) {
-  const server = Bun.spawn([overlaybd, "registry", directory, "--listen", "127.0.0.1:0"], { stdout: "pipe" });
-  let text = "";
-  for await (const chunk of server.stdout) {
-    text += new TextDecoder().decode(chunk);
-    if (text.includes("\n")) break;
-  }
-  const host = text.match(/http:\/\/(\S+?)\/?\s/)?.[1];
-  if (!host) throw new Error(`the registry did not say where it is: ${text}`);
-  return {
-    host,
-    async [Symbol.asyncDispose]() {
-      server.kill();
-      await server.exited;
-    },
-  };
 }
 
 async function startLazily(reference: string) {
