@@ -3,10 +3,10 @@
  * per object in one directory, shared by all processes that name it. How crashes are survived is told in `store.ts`,
  * what happens when the disk is full in `cached.ts`.
  */
-import { type FileHandle, mkdir, open } from "node:fs/promises";
+import { type FileHandle, mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { OverlaybdError } from "../error.ts";
-import { tryLock } from "../native/descriptor.ts";
+import { lockFile } from "../native/lock.ts";
 import type { Blob, CacheStats } from "./blob.ts";
 import { CachedBlob } from "./cached.ts";
 import type { RangeOrigin } from "./origin.ts";
@@ -19,7 +19,6 @@ export const DEFAULT_CACHE_DIRECTORY = "/opt/overlaybd/registry_cache";
 
 /** How long another process may take to create or drop a pair of files. */
 const LOCK_TIMEOUT_MS = 30_000;
-const LOCK_RETRY_MS = 2;
 
 /** Also what makes a digest safe as a file name. */
 const DIGEST = /^[a-z0-9]+:[0-9a-f]{32,128}$/;
@@ -131,24 +130,11 @@ export class FileCache {
 
   async #lock(): Promise<FileHandle> {
     const path = join(this.directory, ".lock");
-    const file = await open(path, "a", 0o644);
-    try {
-      for (
-        const deadline = performance.now() + LOCK_TIMEOUT_MS;
-        !tryLock(file.fd);
-        await Bun.sleep(LOCK_RETRY_MS)
-      ) {
-        if (performance.now() > deadline) {
-          throw new OverlaybdError(
-            "E_BUSY",
-            `another process has held ${path} for ${LOCK_TIMEOUT_MS / 1000} seconds`,
-          );
-        }
-      }
-      return file;
-    } catch (error) {
-      await file.close();
-      throw error;
-    }
+    const lock = await lockFile(path, LOCK_TIMEOUT_MS);
+    if (lock) return lock;
+    throw new OverlaybdError(
+      "E_BUSY",
+      `another process has held ${path} for ${LOCK_TIMEOUT_MS / 1000} seconds`,
+    );
   }
 }

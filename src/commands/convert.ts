@@ -1,5 +1,4 @@
 /** `overlaybd convert`: turns an OCI image into an overlaybd image (upstream: `convertor`). */
-import { mkdir } from "node:fs/promises";
 import { consola } from "consola";
 import { convert } from "../convert/convert.ts";
 import type { Progress } from "../convert/image.ts";
@@ -70,9 +69,8 @@ export const command = defineCommand({
     const target = `${args.to ?? args.repository}:${outputTag}`;
     const to = parseReference(target);
     const size = parseSize(args.vsize);
-    const result = await interruptible(async (signal) => {
-      await mkdir(args.dir, { recursive: true });
-      return convert({
+    const result = await interruptible(async (signal) =>
+      convert({
         source: await open(from),
         input: from.digest ?? from.tag,
         target: await open(to, { create: true }),
@@ -83,8 +81,8 @@ export const command = defineCommand({
         progress: args.verbose || process.stderr.isTTY ? showProgress : undefined,
         warn: (message) => consola.warn(message),
         signal,
-      });
-    });
+      }),
+    );
     const text = args.json ? JSON.stringify(result) : `converted to "${target}", digest: "${result.digest}"`;
     process.stdout.write(`${text}\n`);
   },

@@ -1,7 +1,5 @@
 /** Converts what a tag names: one image, or an index of images for several platforms (convertor.md section 3). */
-import { mkdtemp, rm } from "node:fs/promises";
 import { availableParallelism } from "node:os";
-import { join } from "node:path";
 import { OverlaybdError } from "../error.ts";
 import {
   type Descriptor,
@@ -15,6 +13,7 @@ import type { Repository } from "../registry/repository.ts";
 import { isAttestation, type MediaFamily, mediaTypes } from "./documents.ts";
 import { type ConversionContext, convertImage, type Progress } from "./image.ts";
 import { LayerThread } from "./layer_thread.ts";
+import { WorkFolder } from "./work_folder.ts";
 
 export interface ConvertOptions {
   readonly source: Repository;
@@ -27,7 +26,7 @@ export interface ConvertOptions {
   readonly family: MediaFamily;
   /** Size of the virtual disk in bytes. */
   readonly size: number;
-  /** Where temporary files go; a directory of its own is made in it. */
+  /** Where temporary files go; a directory of its own is made in it, and those of killed conversions are removed. */
   readonly workFolder: string;
   readonly progress?: Progress;
   /** Told of index entries that are left out. */
@@ -49,14 +48,12 @@ const MOST_NESTING = 8;
  */
 export async function convert(options: ConvertOptions): Promise<Descriptor> {
   const root = await options.source.resolve(options.input);
-  const folder = await mkdtemp(join(options.workFolder, "convert-")).catch((cause) => {
-    throw new OverlaybdError("E_IO", `cannot work in ${options.workFolder}: ${cause.message}`, { cause });
-  });
+  const folder = await WorkFolder.create(options.workFolder);
   const thread = new LayerThread();
   const context: ConversionContext & Pick<ConvertOptions, "warn"> = {
     source: options.source,
     target: options.target,
-    folder,
+    folder: folder.path,
     thread,
     options: { family: options.family, size: options.size, compression: COMPRESSION },
     progress: options.progress ?? (() => {}),
@@ -70,7 +67,7 @@ export async function convert(options: ConvertOptions): Promise<Descriptor> {
     );
   } finally {
     await thread.close();
-    await rm(folder, { recursive: true, force: true });
+    await folder.remove();
   }
 }
 

@@ -1,13 +1,12 @@
 /**
  * An OCI image layout (OCI image-spec, image-layout.md): `oci-layout`, `index.json` and `blobs/ALGORITHM/HEX` in one
  * directory. Blobs and the index appear by rename after fsync, so that a crash at any moment leaves either nothing or
- * the whole; leftovers of a crash lie in `ingest/` and are removed when they are a day old.
+ * the whole; leftovers of a crash lie in `ingest/` until somebody else writes to the layout.
  */
-import { randomUUID } from "node:crypto";
-import { constants } from "node:fs";
-import { type FileHandle, mkdir, open, readdir, readFile, rename, rm, stat } from "node:fs/promises";
+import { type FileHandle, link, mkdir, open, readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { OverlaybdError } from "../error.ts";
+import { type ClaimedFile, createClaimed, lockFile, sweepClaimed } from "../native/lock.ts";
 import {
   type Descriptor,
   encodeIndex,
@@ -21,13 +20,17 @@ import { encodeJson, parseJsonObject } from "./json.ts";
 import type { BlobUpload } from "./repository.ts";
 
 const VERSION = "1.0.0";
-const STALE_MS = 24 * 60 * 60 * 1000;
+/** How long another process may take to update the index. */
+const LOCK_TIMEOUT_MS = 30_000;
 /** Room for a hundred thousand entries, far beyond what is of use. */
 const INDEX_LIMIT = 64 * 1024 * 1024;
 
 export class ImageLayout {
   /** Tail of the queue of index updates of this process, by directory. */
   static readonly #updates = new Map<string, Promise<unknown>>();
+
+  /** The first write removes what killed processes have left. */
+  #swept = false;
 
   private constructor(readonly directory: string) {}
 
@@ -58,15 +61,16 @@ export class ImageLayout {
   async #create(): Promise<void> {
     await io(this.directory, (path) => mkdir(path, { recursive: true }));
     const present = (await io(this.directory, (path) => readdir(path))).filter(
-      (name) => !["blobs", "ingest", "index.json"].includes(name),
+      (name) => !["blobs", "ingest", "index.json", "oci-layout"].includes(name),
     );
     if (present.length > 0) {
       throw new OverlaybdError("E_EXISTS", `${this.directory} is neither empty nor an OCI image layout`);
     }
     await io(this.#path("blobs/sha256"), (path) => mkdir(path, { recursive: true }));
-    await this.updateIndex((manifests) => [...manifests]);
-    // Last, because it is what makes the directory a layout.
-    await this.#replace("oci-layout", encodeJson({ imageLayoutVersion: VERSION }));
+    // Others may create it at the same time. The marker comes last, because it is what makes the directory a layout.
+    const empty = encodeIndex({ mediaType: MediaType.ociIndex, manifests: [] });
+    await this.#publish("index.json", empty, link).catch(ifPresent);
+    await this.#publish("oci-layout", encodeJson({ imageLayoutVersion: VERSION }), link).catch(ifPresent);
   }
 
   #path(...names: string[]): string {
@@ -87,21 +91,19 @@ export class ImageLayout {
 
   /** Starts to write a blob whose digest need not be known yet. */
   async createBlob(): Promise<BlobWriter> {
-    await this.#sweep();
-    const path = this.#path("ingest", randomUUID());
-    const flags = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL;
-    return new BlobWriter(this, path, await io(path, () => open(path, flags, 0o644)));
+    const { path, file } = await this.#createPartial();
+    return new BlobWriter(this, path, file);
   }
 
-  async #sweep(): Promise<void> {
+  /** A file in `ingest/`, to be renamed when it is complete. */
+  async #createPartial(): Promise<ClaimedFile> {
     const directory = this.#path("ingest");
     await io(directory, (path) => mkdir(path, { recursive: true }));
-    for (const name of await io(directory, (path) => readdir(path))) {
-      const path = join(directory, name);
-      const found = await io(path, (path) => stat(path)).catch(ifMissing);
-      if (found !== undefined && found.mtimeMs < Date.now() - STALE_MS)
-        await io(path, (stale) => rm(stale, { force: true }));
+    if (!this.#swept) {
+      this.#swept = true;
+      await io(directory, () => sweepClaimed(directory, "", (path) => rm(path, { force: true })));
     }
+    return io(directory, () => createClaimed(directory));
   }
 
   /** The entries of `index.json`. */
@@ -118,33 +120,47 @@ export class ImageLayout {
     return bytes === undefined ? { mediaType: MediaType.ociIndex, manifests: [] } : parseIndex(bytes, path);
   }
 
-  /** Replaces the entries of `index.json` by what `change` makes of them. Updates of one process never overlap. */
+  /** Replaces the entries of `index.json` by what `change` makes of them. Updates never overlap. */
   updateIndex(change: (manifests: readonly Descriptor[]) => Descriptor[]): Promise<void> {
     const update = async () => {
-      const index = await this.#readIndex();
-      await this.#replace("index.json", encodeIndex({ ...index, manifests: change(index.manifests) }));
+      const lock = await this.#lock();
+      try {
+        const index = await this.#readIndex();
+        await this.#publish(
+          "index.json",
+          encodeIndex({ ...index, manifests: change(index.manifests) }),
+          rename,
+        );
+      } finally {
+        await lock.close();
+      }
     };
     const done = (ImageLayout.#updates.get(this.directory) ?? Promise.resolve()).then(update, update);
     ImageLayout.#updates.set(this.directory, done);
     return done;
   }
 
-  async #replace(name: string, bytes: Uint8Array): Promise<void> {
-    const path = this.#path(name);
-    const partial = `${path}.${randomUUID()}`;
-    await io(partial, async () => {
-      const file = await open(partial, "wx", 0o644);
-      try {
+  /** Keeps other processes from updating the index: the marker is never replaced. */
+  async #lock(): Promise<FileHandle> {
+    const path = this.#path("oci-layout");
+    const lock = await io(path, () => lockFile(path, LOCK_TIMEOUT_MS));
+    if (lock) return lock;
+    throw new OverlaybdError("E_BUSY", `another process has held ${path} for ${LOCK_TIMEOUT_MS / 1000} s`);
+  }
+
+  /** @param place gives the complete file its name: `rename` replaces what has it, `link` fails */
+  async #publish(name: string, bytes: Uint8Array, place: typeof rename): Promise<void> {
+    const { path, file } = await this.#createPartial();
+    try {
+      await io(this.#path(name), async (target) => {
         await file.writeFile(bytes);
         await file.sync();
-      } finally {
-        await file.close();
-      }
-      await rename(partial, path);
-    }).catch(async (error) => {
-      await rm(partial, { force: true });
-      throw error;
-    });
+        await place(path, target);
+      });
+    } finally {
+      await rm(path, { force: true });
+      await file.close();
+    }
     await syncDirectory(this.directory);
   }
 
@@ -240,6 +256,14 @@ async function io<T>(path: string, operation: (path: string) => Promise<T>): Pro
 }
 
 function ifMissing(error: OverlaybdError): undefined {
-  const code = (error.cause as { code?: unknown } | undefined)?.code;
+  const code = causeOf(error);
   if (code !== "ENOENT" && code !== "ENOTDIR") throw error;
+}
+
+function ifPresent(error: OverlaybdError): void {
+  if (causeOf(error) !== "EEXIST") throw error;
+}
+
+function causeOf(error: OverlaybdError): unknown {
+  return (error.cause as { code?: unknown } | undefined)?.code;
 }
