@@ -23,7 +23,7 @@ export interface LayerJob {
   readonly expected?: { readonly digest: string; readonly size: number };
   /** Files of the layers below, bottom first; none: the file system is made. */
   readonly lowers: readonly string[];
-  /** File to write. */
+  /** File to write; not made durable. */
   readonly output: string;
   /** Size of the disk in bytes. */
   readonly size: number;
@@ -58,7 +58,7 @@ function writeLayer(job: LayerJob, below: VirtualDisk | null): number {
   // What does not fit on the disk is refused by the file system; this bounds what no file holds (padding, headers).
   const stream = openStream(job.fd, { hashInput: job.expected !== undefined, maximumOutput: 4 * job.size });
   try {
-    const file = new LayerFile(job.output, { tar: true, zfile });
+    const file = new LayerFile(job.output, { tar: true, zfile, scratch: true });
     try {
       const writer = new LayerWriter(file, { size: job.size, uuid: job.uuid, parentUuid: job.parentUuid });
       const volume = new LayerVolume(job.size, writer, below);

@@ -17,6 +17,8 @@ export interface LayerFileOptions {
   readonly replace?: boolean;
   /** Permissions before the umask is applied; the tar records them. Default 0644. */
   readonly mode?: number;
+  /** The file is only needed as long as this process runs: do not wait for the disk. */
+  readonly scratch?: boolean;
 }
 
 /**
@@ -69,7 +71,7 @@ export class LayerFile implements ByteSink {
   }
 
   /**
-   * Completes the file, makes it durable and gives it its name; returns its size in bytes. After a failure nothing is
+   * Completes the file, makes it durable (unless it is scratch) and gives it its name; returns its size in bytes. After a failure nothing is
    * left of it.
    * @throws OverlaybdError E_IO; E_EXISTS when somebody else made `path` in the meantime
    */
@@ -79,7 +81,7 @@ export class LayerFile implements ByteSink {
       this.tar?.finish(this.content.storedSize);
       return writing(this.path, () => {
         const { size } = fstatSync(this.output.fd);
-        fsyncSync(this.output.fd);
+        if (!this.options.scratch) fsyncSync(this.output.fd);
         this.publish();
         return size;
       });
@@ -108,6 +110,7 @@ export class LayerFile implements ByteSink {
         throw error;
       }
     }
+    if (this.options.scratch) return;
     const directory = openSync(dirname(this.path), "r");
     fsyncSync(directory);
     closeSync(directory);
