@@ -2,6 +2,7 @@
 #include "ext2.h"
 #include "shim.h"
 
+#include <linux/limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -139,7 +140,7 @@ EXPORT int shim_ext2_open(double blocks, int32_t create, double budget, int32_t 
                           void **handle) {
   *handle = NULL;
   /* 2^36: what a 4096-byte group descriptor block address leaves far behind, and far below any overflow here. */
-  if (!(blocks >= 1 && blocks <= 0x1p36 && budget >= 0)) return -EINVAL;
+  if (!(blocks >= 1 && blocks <= 0x1p36 && budget >= 0 && budget <= 0x1p53)) return -EINVAL;
   struct ext2 *x = calloc(1, sizeof *x);
   if (!x) return -ENOMEM;
   snprintf(x->name, sizeof x->name, "%llx", (unsigned long long)(uintptr_t)x);
@@ -346,6 +347,8 @@ EXPORT int shim_ext2_unlink(void *handle, uint32_t directory, const uint8_t *nam
 EXPORT int shim_ext2_set_xattr(void *handle, uint32_t ino, const char *name, const uint8_t *value, uint32_t length) {
   struct ext2 *x = handle;
   struct ext2_xattr_handle *attributes;
+  /* The library would store the low 8 bits of a longer name's length. */
+  if (strnlen(name, XATTR_NAME_MAX + 1) > XATTR_NAME_MAX) return -ENODATA;
   int error = ext2_errno(ext2fs_xattrs_open(x->fs, ino, &attributes));
   if (error < 0) return error;
   error = ext2_errno(ext2fs_xattrs_read(attributes));

@@ -26,6 +26,7 @@ struct ext2_cached {
   uint64_t block;
   uint8_t *data;
   bool dirty;
+  bool claimed; /* belongs to a directory */
 };
 
 struct ext2_directory;
@@ -87,6 +88,11 @@ int ext2_charge(struct ext2 *x, uint64_t bytes);
 /* The content of a block, to be changed in place only together with ext2_cache_dirty. */
 int ext2_cache_get(struct ext2 *x, uint64_t block, uint8_t **data);
 void ext2_cache_dirty(struct ext2 *x, uint64_t block);
+/*
+ * The content of a block that from here on only the caller may change. -EUCLEAN when somebody else has it: a damaged file
+ * system may use a block twice, and what one of the two has checked the other could change.
+ */
+int ext2_cache_claim(struct ext2 *x, uint64_t block, uint8_t **data);
 /* Makes `page` the new content of a block. */
 int ext2_cache_put(struct ext2 *x, uint64_t block, uint8_t *page);
 

@@ -120,6 +120,15 @@ void ext2_cache_dirty(struct ext2 *x, uint64_t block) {
   if (known) known->dirty = true;
 }
 
+int ext2_cache_claim(struct ext2 *x, uint64_t block, uint8_t **data) {
+  int error = ext2_cache_get(x, block, data);
+  if (error < 0) return error;
+  struct ext2_cached *known = find(x, block);
+  if (known->claimed) return -EUCLEAN;
+  known->claimed = true;
+  return 0;
+}
+
 int ext2_cache_put(struct ext2 *x, uint64_t block, uint8_t *page) {
   if (block >= x->blocks) return -EUCLEAN;
   struct ext2_cached *known = find(x, block);
@@ -171,6 +180,7 @@ static errcode_t io_write(io_channel channel, unsigned long long block, int coun
     int error = ext2_cache_get(x, offset / EXT2_BLOCK, &page);
     if (error < 0) return to_library(error);
     if (memcmp(page + start, from, length) != 0) {
+      if (find(x, offset / EXT2_BLOCK)->claimed) return EUCLEAN;
       memcpy(page + start, from, length);
       ext2_cache_dirty(x, offset / EXT2_BLOCK);
     }

@@ -157,7 +157,7 @@ static int load_block(ext2_filsys fs, blk64_t *block, e2_blkcnt_t logical, blk64
   struct loading *loading = context;
   uint8_t *page;
   if (logical != loading->d->blocks) loading->error = -EUCLEAN; /* a hole */
-  else loading->error = ext2_cache_get(loading->x, *block, &page);
+  else loading->error = ext2_cache_claim(loading->x, *block, &page);
   if (loading->error == 0 && !is_sound(loading->x, page)) loading->error = -EUCLEAN;
   if (loading->error == 0) loading->error = append_page(loading->x, loading->d, page, *block, EXT2_BLOCK);
   return loading->error < 0 ? BLOCK_ABORT : 0;

@@ -395,7 +395,7 @@ int shim_inflate_open(int fd, uint8_t *ring, uint32_t slots, uint32_t slot_bytes
           void **result)
 {
   struct stat status;
-  if (!ring || !result || slots < 2 || slots > MAX_SLOTS || slot_bytes == 0)
+  if (!ring || !result || slots < 2 || slots > MAX_SLOTS || slot_bytes == 0 || slot_bytes > INT32_MAX || !(limit >= 0))
     return -EINVAL;
   if (fstat(fd, &status) < 0)
     return -errno;

@@ -21,8 +21,10 @@ struct sha256 *shim_sha256_open(void) {
 
 void shim_sha256_close(struct sha256 *hash) { free(hash); }
 
-void shim_sha256_update(struct sha256 *hash, const void *bytes, double length) {
+int shim_sha256_update(struct sha256 *hash, const void *bytes, double length) {
+  if (!(length >= 0 && length <= 0x1p53)) return -EINVAL;
   SHA256_Update(&hash->context, bytes, (size_t)length);
+  return 0;
 }
 
 int shim_sha256_update_file(struct sha256 *hash, int fd, double offset, double length) {

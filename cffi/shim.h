@@ -161,7 +161,7 @@ struct sha256;
 /* NULL when out of memory. */
 EXPORT struct sha256 *shim_sha256_open(void);
 EXPORT void shim_sha256_close(struct sha256 *hash);
-EXPORT void shim_sha256_update(struct sha256 *hash, const void *bytes, double length);
+EXPORT int shim_sha256_update(struct sha256 *hash, const void *bytes, double length);
 /* Hashes a range of a file; -ENODATA when the file ends inside it. */
 EXPORT int shim_sha256_update_file(struct sha256 *hash, int fd, double offset, double length);
 /* Writes the 32-byte digest and starts anew. */

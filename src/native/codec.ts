@@ -12,7 +12,7 @@ const native = bind({
   shim_encoder_bound: { args: ["i32", "u32"], returns: "i32" },
   shim_sha256_open: { args: [], returns: "ptr" },
   shim_sha256_close: { args: ["ptr"], returns: "void" },
-  shim_sha256_update: { args: ["ptr", "ptr", "f64"], returns: "void" },
+  shim_sha256_update: { args: ["ptr", "ptr", "f64"], returns: "i32" },
   shim_sha256_update_file: { args: ["ptr", "i32", "f64", "f64"], returns: "i32" },
   shim_sha256_final: { args: ["ptr", "ptr"], returns: "void" },
 });
@@ -81,7 +81,7 @@ export class Sha256 {
 
   /** Adds `length` bytes of native memory. */
   updateAt(address: number, length: number): void {
-    native.shim_sha256_update(this.context, address as Pointer, length);
+    check(native.shim_sha256_update(this.context, address as Pointer, length), "Sha256");
   }
 
   /**

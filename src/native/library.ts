@@ -2,7 +2,7 @@
  * Loads the C shim (`cffi/`), once per process, from memory.
  *
  * Bun's own extraction of embedded libraries writes to /tmp, which fails on a read-only or noexec /tmp and
- * trusts whatever an earlier run left there. So the bytes go into a sealed memfd and the dynamic linker reads
+ * trusts whatever an earlier run left there. so the bytes go into a memfd and the dynamic linker reads
  * `/proc/self/fd/N`. Every thread must load the same memfd, or it would get a second copy of the library's
  * state; threads after the first find the descriptor by its name. It stays open for the life of the process.
  */

@@ -75,6 +75,18 @@ static void test_blocks(int codec) {
     (void)decode(decoder, codec, stored, length, 1 + below(&seed, LONGEST), NULL);
   }
   CHECK(decode(decoder, 3, stored, 10, 10, NULL) == -EINVAL);
+  CHECK(decode(decoder, codec, stored, 0, 10, NULL) == -EBADMSG);
+  uint8_t none[1];
+  static const uint32_t beyond[] = {(uint32_t)INT32_MAX + 1, UINT32_MAX};
+  for (size_t i = 0; i < sizeof beyond / sizeof *beyond; i++) {
+    CHECK(shim_decoder_run(decoder, codec, none, beyond[i], none, 1) == -EINVAL);
+    CHECK(shim_decoder_run(decoder, codec, none, 1, none, beyond[i]) == -EINVAL);
+    CHECK(shim_encoder_run(encoder, codec, none, beyond[i], none, 1) == -EINVAL);
+    CHECK(shim_encoder_run(encoder, codec, none, 1, none, beyond[i]) == -EINVAL);
+    CHECK(shim_encoder_bound(codec, beyond[i]) == -EINVAL);
+  }
+  CHECK(shim_encoder_run(encoder, codec, none, 1, none, 0) == -ENOBUFS);
+  CHECK(shim_encoder_run(encoder, 3, none, 1, none, 1) == -EINVAL && shim_encoder_bound(0, 1) == -EINVAL);
   shim_decoder_close(decoder);
   shim_encoder_close(encoder);
   free(plain);
@@ -91,7 +103,7 @@ static void test_digest(void) {
   struct sha256 *hash = shim_sha256_open();
   uint8_t digest[32];
   for (int again = 0; again < 2; again++) {
-    shim_sha256_update(hash, "a", 1);
+    CHECK(shim_sha256_update(hash, "a", 1) == 0);
     CHECK(shim_sha256_update_file(hash, fileno(file), 2, 2) == 0);
     shim_sha256_final(hash, digest);
     CHECK(memcmp(digest, abc, sizeof abc) == 0);
@@ -99,6 +111,12 @@ static void test_digest(void) {
   CHECK(shim_sha256_update_file(hash, fileno(file), 2, 4) == -ENODATA);
   CHECK(shim_sha256_update_file(hash, fileno(file), -1, 4) == -EINVAL);
   CHECK(shim_sha256_update_file(hash, -1, 0, 4) == -EBADF);
+  static const double bad[] = {-1, -1e300, 0x1p54, 1e300, 0.0 / 0.0, 1 / 0.0};
+  for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+    CHECK(shim_sha256_update(hash, "a", bad[i]) == -EINVAL);
+    CHECK(shim_sha256_update_file(hash, fileno(file), 0, bad[i]) == -EINVAL);
+    CHECK(shim_sha256_update_file(hash, fileno(file), bad[i], 1) == -EINVAL);
+  }
   shim_sha256_close(hash);
   fclose(file);
 }

@@ -115,6 +115,17 @@ static void test_round_trips(void) {
   }
 }
 
+/* So much that the kernel is asked to write back meanwhile. */
+static void test_large_output(void) {
+  enum { LENGTH = 20 << 20 };
+  uint8_t *data = malloc(LENGTH);
+  CHECK(data);
+  for (size_t i = 0; i < LENGTH; i += 8) memcpy(data + i, &(uint64_t){next_random(&seed)}, 8);
+  struct output out = compress(data, LENGTH, CODEC_LZ4, 4096, 1, 2, 1 << 20);
+  check_blocks(&out, data, LENGTH, CODEC_LZ4, 4096, 1);
+  free(out.bytes), free(out.lengths), free(data);
+}
+
 static void test_full_disk(void) {
   int fd = open("/dev/full", O_WRONLY | O_CLOEXEC);
   CHECK(fd >= 0);
@@ -162,7 +173,13 @@ static void test_arguments(void) {
   CHECK(shim_compressor_append_zeros(NULL, 1) == -EINVAL);
   CHECK(shim_compressor_create(0, 0, CODEC_LZ4, 4096, 1, 1, &c) == 0);
   CHECK(shim_compressor_append(c, NULL, 1) == -EINVAL);
-  CHECK(shim_compressor_append(c, (const uint8_t *)"x", -1) == -EINVAL);
+  static const double bad[] = {-1, -1e300, 0x1p53, 1e300, 0.0 / 0.0, 1 / 0.0};
+  for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+    struct compressor *none = NULL;
+    CHECK(shim_compressor_append(c, (const uint8_t *)"x", bad[i]) == -EINVAL);
+    CHECK(shim_compressor_append_zeros(c, bad[i]) == -EINVAL);
+    CHECK(shim_compressor_create(0, bad[i], CODEC_LZ4, 4096, 1, 1, &none) == -EINVAL && none == NULL);
+  }
   uint32_t length;
   CHECK(shim_compressor_lengths(c, &length, 1) == -EINVAL);
   shim_compressor_destroy(c);
@@ -172,6 +189,7 @@ static void test_arguments(void) {
 int main(void) {
   test_arguments();
   test_round_trips();
+  test_large_output();
   test_full_disk();
   test_early_end();
   return 0;

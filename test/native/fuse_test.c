@@ -1,4 +1,7 @@
-/* The I/O worker's waiting, and /dev/fuse requests of every length from a descriptor that stands in for it. */
+/*
+ * The I/O worker's waiting; /dev/fuse requests of every length from a descriptor that stands in for it; the connection
+ * and a loop device themselves.
+ */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fuse.h>
@@ -101,10 +104,51 @@ static void test_refusals(void) {
   CHECK(shim_unmount("/nonexistent", 0) < 0);
 }
 
+/* With the kernel's own connection and a loop device, where this machine lets us have them. */
+static void test_devices(void) {
+  const int fuse = shim_fuse_open();
+  if (fuse < 0) {
+    printf("no /dev/fuse here (%s)\n", strerror(-fuse));
+  } else {
+    uint8_t buffer[FUSE_MIN_READ_BUFFER];
+    CHECK(shim_fuse_receive(fuse, buffer, sizeof buffer) == -EPERM); /* not mounted yet */
+    const int mount = shim_fuse_mount(fuse);
+    if (mount < 0) {
+      printf("FUSE cannot be mounted here (%s)\n", strerror(-mount));
+    } else {
+      CHECK(shim_fuse_receive(fuse, buffer, sizeof buffer) > 0);
+      struct fuse_in_header request;
+      memcpy(&request, buffer, sizeof request);
+      CHECK(request.opcode == FUSE_INIT);
+      const struct fuse_out_header stray = {.len = sizeof stray, .unique = request.unique + 1000};
+      CHECK(shim_fuse_reply(fuse, (const uint8_t *)&stray, sizeof stray) == 0); /* nobody waits for it */
+      close(mount);
+    }
+    close(fuse);
+  }
+
+  char path[] = "/var/tmp/overlaybd-loop-XXXXXX", content[512];
+  const int backing = mkstemp(path);
+  CHECK(backing >= 0 && unlink(path) == 0 && ftruncate(backing, 1 << 20) == 0 && pwrite(backing, "content", 8, 512) == 8);
+  int32_t loop = -1;
+  const int number = shim_loop_attach(backing, 0, 512, &loop);
+  if (number < 0) {
+    printf("no loop device here (%s)\n", strerror(-number));
+    CHECK(loop == -1);
+  } else {
+    CHECK(pread(loop, content, sizeof content, 512) == sizeof content && strcmp(content, "content") == 0);
+    CHECK(pwrite(loop, content, sizeof content, 0) < 0); /* read-only */
+    CHECK(shim_loop_release(loop) == 0);
+    CHECK(shim_loop_attach(backing, 0, 12345, &loop) == -EINVAL);
+  }
+  close(backing);
+}
+
 int main(void) {
   test_wake();
   test_receive();
   test_reply();
   test_refusals();
+  test_devices();
   return 0;
 }

@@ -15,6 +15,7 @@
 #include <unistd.h>
 #include <zstd.h>
 
+#include <isa-l/crc.h>
 #include <isa-l/igzip_lib.h>
 
 enum { SLOTS = 3, SLOT_BYTES = 64 << 10, SOURCE_BYTES = 600001, ROUNDS = 400 };
@@ -192,7 +193,97 @@ static void test_arguments(void) {
   CHECK(shim_inflate_open(0, ring, 1, SLOT_BYTES, 1, 0, &handle) == -EINVAL);
   CHECK(shim_inflate_open(0, ring, 65, SLOT_BYTES, 1, 0, &handle) == -EINVAL);
   CHECK(shim_inflate_open(0, ring, SLOTS, 0, 1, 0, &handle) == -EINVAL);
+  CHECK(shim_inflate_open(0, ring, SLOTS, UINT32_MAX, 1, 0, &handle) == -EINVAL);
+  CHECK(shim_inflate_open(0, ring, SLOTS, SLOT_BYTES, -1, 0, &handle) == -EINVAL);
+  CHECK(shim_inflate_open(0, ring, SLOTS, SLOT_BYTES, 0.0 / 0.0, 0, &handle) == -EINVAL);
+  CHECK(shim_inflate_open(0, ring, SLOTS, SLOT_BYTES, 1, 0, NULL) == -EINVAL);
   CHECK(shim_inflate_open(-1, ring, SLOTS, SLOT_BYTES, 1, 0, &handle) == -EBADF);
+}
+
+static int failure_of(struct bytes input, struct bytes expected) {
+  int failure;
+  const int fd = file_of(input);
+  const size_t total = run(fd, expected, 1e15, SIZE_MAX, &failure);
+  if (failure == SHIM_INFLATE_OK) CHECK(total == expected.length);
+  close(fd);
+  return failure;
+}
+
+/* A member whose header has every optional field (RFC 1952 section 2.3), whole, cut off everywhere, and with bits flipped. */
+static void test_gzip_header(struct bytes member, struct bytes source) {
+  enum { EXTRA = 300, FIXED = 10 };
+  uint8_t header[FIXED + 2 + EXTRA + 5 + 8 + 2] = {0x1f, 0x8b, 8, 2 | 4 | 8 | 16, 1, 2, 3, 4, 0, 3, EXTRA & 255, EXTRA >> 8};
+  memcpy(header + FIXED + 2 + EXTRA, "name", 5);
+  memcpy(header + FIXED + 2 + EXTRA + 5, "comment", 8);
+  const size_t length = sizeof header, check = length - 2;
+  struct bytes input = {malloc(length + member.length), length + member.length - FIXED};
+  CHECK(input.data);
+  const uint32_t crc = crc32_gzip_refl(0, header, check);
+  header[check] = (uint8_t)crc;
+  header[check + 1] = (uint8_t)(crc >> 8);
+  memcpy(input.data, header, length);
+  memcpy(input.data + length, member.data + FIXED, member.length - FIXED);
+  CHECK(failure_of(input, source) == SHIM_INFLATE_OK);
+  for (size_t cut = 4; cut <= length; cut += cut < 16 || cut > 300 ? 1 : 50)
+    CHECK(failure_of((struct bytes){input.data, cut}, source) == SHIM_INFLATE_TRUNCATED);
+  for (size_t at = 2; at < length; at += at < 16 || at > 300 ? 1 : 50) {
+    input.data[at] ^= 0x40;
+    CHECK(failure_of(input, source) != SHIM_INFLATE_OK);
+    input.data[at] ^= 0x40;
+  }
+  free(input.data);
+}
+
+/* What follows the last member is ignored, however long it is, and counted. */
+static void test_trailing_bytes(struct bytes member, struct bytes source) {
+  enum { TRAILING = 700001 };
+  struct bytes input = {calloc(1, member.length + TRAILING), member.length + TRAILING};
+  CHECK(input.data);
+  memcpy(input.data, member.data, member.length);
+  const int fd = file_of(input);
+  struct shim_inflate_report report;
+  void *handle;
+  CHECK(shim_inflate_open(fd, ring, SLOTS, SLOT_BYTES, 1e15, 0, &handle) == 0);
+  CHECK(shim_inflate_status(handle, &report) == -EBUSY); /* its output does not fit into the ring */
+  while (shim_inflate_next(handle) > 0) continue;
+  CHECK(shim_inflate_status(handle, &report) == 0);
+  CHECK(report.failure == SHIM_INFLATE_OK && report.format == SHIM_INFLATE_GZIP);
+  CHECK(report.ignored_bytes == TRAILING && report.output_bytes == (double)source.length);
+  CHECK(shim_inflate_next(handle) == 0); /* the end stays the end */
+  shim_inflate_close(handle);
+  close(fd);
+  free(input.data);
+}
+
+static void test_zstd_frames(struct bytes source) {
+  struct bytes input = {malloc(ZSTD_compressBound(source.length)), 0};
+  ZSTD_CCtx *context = ZSTD_createCCtx();
+  CHECK(input.data && context);
+  ZSTD_CCtx_setParameter(context, ZSTD_c_checksumFlag, 1);
+  input.length = ZSTD_compress2(context, input.data, ZSTD_compressBound(source.length), source.data, source.length);
+  CHECK(!ZSTD_isError(input.length) && failure_of(input, source) == SHIM_INFLATE_OK);
+  input.data[input.length - 1] ^= 1;
+  CHECK(failure_of(input, source) == SHIM_INFLATE_CHECKSUM);
+  /* Magic number, frame header descriptor, window descriptor: 2^28 bytes (RFC 8878 section 3.1.1.1). */
+  uint8_t wide[] = {0x28, 0xb5, 0x2f, 0xfd, 0x00, (28 - 10) << 3, 0x01, 0x00, 0x00};
+  CHECK(failure_of((struct bytes){wide, sizeof wide}, source) == SHIM_INFLATE_WINDOW);
+  wide[5] = (27 - 10) << 3;
+  CHECK(failure_of((struct bytes){wide, sizeof wide}, (struct bytes){NULL, 0}) == SHIM_INFLATE_OK);
+  ZSTD_freeCCtx(context);
+  free(input.data);
+}
+
+static void test_unreadable(void) {
+  int failure, directory = open("/", O_RDONLY | O_CLOEXEC), file = memfd_create("inflate_test", MFD_CLOEXEC);
+  char path[32];
+  snprintf(path, sizeof path, "/proc/self/fd/%d", file);
+  const int write_only = open(path, O_WRONLY | O_CLOEXEC);
+  CHECK(directory >= 0 && write_only >= 0);
+  CHECK(run(directory, (struct bytes){NULL, 0}, 1e15, SIZE_MAX, &failure) == 0 && failure == SHIM_INFLATE_IO);
+  CHECK(run(write_only, (struct bytes){NULL, 0}, 1e15, SIZE_MAX, &failure) == 0 && failure == SHIM_INFLATE_IO);
+  close(directory);
+  close(file);
+  close(write_only);
 }
 
 int main(void) {
@@ -202,6 +293,10 @@ int main(void) {
   struct bytes inputs[] = {gzip(source), zstd(source), source};
   test_arguments();
   test_silent_pipe();
+  test_unreadable();
+  test_gzip_header(inputs[0], source);
+  test_trailing_bytes(inputs[0], source);
+  test_zstd_frames(source);
   for (size_t i = 0; i < sizeof(inputs) / sizeof(inputs[0]); i++) {
     struct bytes doubled = twice(inputs[i]);
     test_sound(inputs[i], source);

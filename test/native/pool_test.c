@@ -46,6 +46,36 @@ static void *run_queue(void *unused) {
   return NULL;
 }
 
+static int32_t result_of(struct pool_queue *queue, int wake, uint32_t kind, const double *arguments) {
+  CHECK(shim_pool_submit(queue, UINT32_MAX, kind, arguments) == 0);
+  struct pollfd ready = {.fd = wake, .events = POLLIN};
+  uint64_t one;
+  CHECK(poll(&ready, 1, 20000) == 1 && read(wake, &one, sizeof one) == sizeof one);
+  int32_t result[2];
+  CHECK(shim_pool_take(queue, result, 1) == 1 && result[0] == -1);
+  return result[1];
+}
+
+static double address(const void *memory) { return (double)(uintptr_t)memory; }
+
+/* Every kind of job reaches its function with its arguments. */
+static void test_kinds(struct pool_queue *queue, int wake) {
+  int32_t loop = -1;
+  const char *nowhere = "/nonexistent";
+  const double sync[POOL_ARGUMENTS] = {file}, closed[POOL_ARGUMENTS] = {-1};
+  CHECK(result_of(queue, wake, POOL_FSYNC, sync) == 0 && result_of(queue, wake, POOL_FSYNC, closed) == -EBADF);
+  CHECK(result_of(queue, wake, POOL_FDATASYNC, sync) == 0);
+  const double mount[POOL_ARGUMENTS] = {address(nowhere), address(nowhere), address("ext4"), 1, address("")};
+  CHECK(result_of(queue, wake, POOL_MOUNT, mount) < 0);
+  const double unmount[POOL_ARGUMENTS] = {address(nowhere)};
+  CHECK(result_of(queue, wake, POOL_UNMOUNT, unmount) < 0);
+  const double served[POOL_ARGUMENTS] = {-1, address("disk"), 1};
+  CHECK(result_of(queue, wake, POOL_OPEN_SERVED, served) == -EBADF);
+  const double attach[POOL_ARGUMENTS] = {-1, 0, 0, address(&loop)};
+  CHECK(result_of(queue, wake, POOL_LOOP_ATTACH, attach) < 0 && loop == -1);
+  CHECK(result_of(queue, wake, POOL_LOOP_RELEASE, closed) == -EBADF);
+}
+
 int main(void) {
   char path[] = "/tmp/overlaybd-pool-XXXXXX";
   file = mkstemp(path);
@@ -63,6 +93,10 @@ int main(void) {
   const double none[POOL_ARGUMENTS] = {0};
   CHECK(shim_pool_submit(queue, 1, 0, none) == -EINVAL);
   CHECK(shim_pool_submit(queue, 1, 1000, none) == -EINVAL);
+  CHECK(shim_pool_submit(queue, 1, UINT32_MAX, none) == -EINVAL);
+  int32_t results[2] = {0};
+  CHECK(shim_pool_take(queue, results, 0) == 0 && shim_pool_take(queue, results, 1) == 0);
+  test_kinds(queue, ends[0]);
   for (uint32_t id = 0; id < JOBS; id++) submit(queue, id);
   shim_pool_close(queue);
   close(ends[0]);
