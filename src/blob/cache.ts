@@ -7,15 +7,12 @@ import { type FileHandle, mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { OverlaybdError } from "../error.ts";
 import { lockFile } from "../native/lock.ts";
+import { DEFAULT_REFILL_BYTES } from "../service/config.ts";
 import type { Blob, CacheStats } from "./blob.ts";
 import { CachedBlob } from "./cached.ts";
 import type { RangeOrigin } from "./origin.ts";
 import { addStats, emptyStats } from "./stats.ts";
 import { UnitStore } from "./store.ts";
-
-/** Bytes fetched and tracked together (image-config.md section 2.2, `refillSize`). */
-export const DEFAULT_REFILL_BYTES = 256 << 10;
-export const DEFAULT_CACHE_DIRECTORY = "/opt/overlaybd/registry_cache";
 
 /** How long another process may take to create or drop a pair of files. */
 const LOCK_TIMEOUT_MS = 30_000;

@@ -2,7 +2,7 @@
 import { FileCache } from "../blob/cache.ts";
 import { applyToImage, applyToRaw } from "../convert/applied.ts";
 import { OverlaybdError } from "../error.ts";
-import { loadServiceConfig } from "../image/service.ts";
+import { loadServiceConfig } from "../service/config.ts";
 import { defineTool, flag, option, optionOr, positional } from "./_tool.ts";
 
 export const tool = defineTool({
@@ -29,8 +29,8 @@ export const tool = defineTool({
     if (args.raw) {
       report(applyToRaw(job, args.target).skippedXattrs);
     } else {
-      const { cacheDirectory, refillBytes, engine } = await loadServiceConfig(args.serviceConfig);
-      const cache = new FileCache(cacheDirectory, refillBytes);
+      const { cache: kept, engine } = await loadServiceConfig(args.serviceConfig);
+      const cache = new FileCache(kept.directory, kept.refillBytes);
       report((await applyToImage(job, args.target, { cache, engine })).skippedXattrs);
     }
     process.stderr.write(`${args.checksum}\n`);

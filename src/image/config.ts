@@ -2,7 +2,8 @@
 import { access } from "node:fs/promises";
 import { join } from "node:path";
 import { OverlaybdError } from "../error.ts";
-import { Fields } from "./fields.ts";
+import { type DownloadConfig, decodeDownload } from "../service/config.ts";
+import { Fields } from "../service/fields.ts";
 
 /** Most read-only layers of a stack (lsmt.md section 11). */
 export const MAX_LOWERS = 255;
@@ -43,19 +44,6 @@ export interface UpperConfig {
   /** TurboOCI: the tar whose contents the layer refers to. */
   readonly target: string;
   readonly gzipIndex: string;
-}
-
-/** Background download (image-config.md section 2.3). */
-export interface DownloadConfig {
-  readonly enable: boolean;
-  /** Seconds, plus a random part below `delayExtra`. */
-  readonly delay: number;
-  readonly delayExtra: number;
-  /** MiB per second and download; 0 or less: unlimited. */
-  readonly maxMBps: number;
-  readonly tryCnt: number;
-  /** Bytes per read. */
-  readonly blockSize: number;
 }
 
 /** Reads an image config. @throws OverlaybdError E_CONFIG naming file and key. */
@@ -111,18 +99,6 @@ function decodeUpper(fields: Fields): UpperConfig | undefined {
     gzipIndex: fields.string("gzipIndex"),
   };
   return upper.index === "" || upper.data === "" ? undefined : upper;
-}
-
-/** Decodes a `download` object, of an image config or of the service config. */
-function decodeDownload(fields: Fields): DownloadConfig {
-  return {
-    enable: fields.boolean("enable"),
-    delay: fields.integer("delay", 300),
-    delayExtra: fields.integer("delayExtra", 30),
-    maxMBps: fields.integer("maxMBps", 100),
-    tryCnt: fields.integer("tryCnt", 5),
-    blockSize: fields.unsigned("blockSize", 262144),
-  };
 }
 
 /** The lowers that hold data, bottom first. */

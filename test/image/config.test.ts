@@ -3,7 +3,6 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { dataLowers, loadImageConfig, localFile, parseImageConfig } from "../../src/image/config.ts";
-import { loadServiceConfig } from "../../src/image/service.ts";
 
 let directory: string;
 beforeAll(() => {
@@ -114,46 +113,4 @@ test("the local file of a layer is the first that exists", async () => {
   }
   expect(await localFile(LOWER)).toBeNull();
   expect(await localFile({ ...LOWER, dir: file })).toBeNull();
-});
-
-describe("a service config", () => {
-  const load = (value: unknown) => {
-    const path = join(directory, "overlaybd.json");
-    writeFileSync(path, JSON.stringify(value));
-    return loadServiceConfig(path);
-  };
-
-  test("has defaults for everything", async () => {
-    expect(await load({ download: { enable: "whatever" } })).toEqual({
-      cacheDirectory: "/opt/overlaybd/registry_cache",
-      refillBytes: 262144,
-      engine: 0,
-    });
-  });
-
-  test("gives directory, refill size and engine", async () => {
-    const cacheConfig = { cacheType: "file", cacheDir: "/c", refillSize: 65536 };
-    const expected = { cacheDirectory: "/c", refillBytes: 65536, engine: 3 } as const;
-    expect(await load({ ioEngine: 3, cacheConfig, registryCacheDir: "/legacy" })).toEqual(expected);
-    expect(await load({ registryCacheDir: "/legacy" })).toMatchObject({ cacheDirectory: "/legacy" });
-  });
-
-  test.each([
-    [{ ioEngine: 4 }, "ioEngine"],
-    [{ cacheConfig: { refillSize: 5000 } }, "cacheConfig.refillSize"],
-    [{ cacheConfig: { refillSize: 2 ** 23 } }, "cacheConfig.refillSize"],
-    [{ cacheConfig: { cacheDir: 1 } }, "cacheConfig.cacheDir"],
-    [{ cacheConfig: [] }, "cacheConfig"],
-  ])("%j is refused", async (value, key) => {
-    await expect(load(value)).rejects.toMatchObject({
-      code: "E_CONFIG",
-      message: expect.stringContaining(key),
-    });
-  });
-
-  test("that was named must exist", async () => {
-    await expect(loadServiceConfig(join(directory, "nowhere.json"))).rejects.toMatchObject({
-      code: "E_CONFIG",
-    });
-  });
 });
