@@ -5,16 +5,22 @@
 import { basename } from "node:path";
 import { isMainThread } from "node:worker_threads";
 
+/** Exit code of a command that did its work, but could not say what came out of it. */
+const RESULT_LOST = 1;
+
 async function main(): Promise<void> {
-  for (const stream of [process.stdout, process.stderr]) {
-    // Nobody reads what is written: no reason to stop, nor anybody to tell.
-    stream.on("error", (error: NodeJS.ErrnoException) => {
-      if (error.code !== "EPIPE") throw error;
-    });
-  }
+  // What cannot be told on stderr can be told nowhere.
+  process.stderr.on("error", () => {});
+  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+    // A reader that has gone wants no more.
+    if (error.code === "EPIPE") return;
+    process.stderr.write(`overlaybd: writing to stdout failed: ${error.message}\n`);
+    process.exitCode = RESULT_LOST;
+  });
   const { Interrupted, runCommandLine } = await import("./commands/_cli.ts");
   try {
-    process.exitCode = await runCommandLine(basename(process.argv0), process.argv.slice(2));
+    const exitCode = await runCommandLine(basename(process.argv0), process.argv.slice(2));
+    process.exitCode ||= exitCode;
   } catch (error) {
     if (!(error instanceof Interrupted)) throw error;
     // Threads and transfers that the work has left are of no use any more.
