@@ -101,13 +101,13 @@ async function buildExecutable(): Promise<void> {
 }
 
 /**
- * The runtime inside the executable obeys two environment variables that would let anybody who can set a root
- * daemon's environment run code in it, and offers no switch to turn that off. So the names it asks for are changed
- * to ones that no environment can contain.
+ * The runtime inside the executable obeys environment variables that would let anybody who can set a root daemon's
+ * environment run code in it (BUN_INSPECT opens a port for a debugger), and offers no switch to turn that off. So the
+ * names it asks for are changed to ones that no environment can contain.
  */
 async function ignoreRuntimeVariables(executable: string): Promise<void> {
   const bytes = Buffer.from(await Bun.file(executable).arrayBuffer());
-  for (const name of ["BUN_BE_BUN", "BUN_OPTIONS"]) {
+  for (const name of ["BUN_BE_BUN", "BUN_OPTIONS", "BUN_INSPECT"]) {
     let found = 0;
     for (let at = bytes.indexOf(name); at >= 0; at = bytes.indexOf(name, at + 1), found++)
       bytes.write("=", at);
