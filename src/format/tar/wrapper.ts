@@ -6,7 +6,7 @@ import { fstatSync } from "node:fs";
 import { OverlaybdError } from "../../error.ts";
 import { type Output, writeAt, writing } from "../output.ts";
 import type { ByteSource } from "../source.ts";
-import { BLOCK_BYTES, checksumFits, FieldError, numberField } from "./header.ts";
+import { BLOCK_BYTES, checksumFits, FIELD, type Field, FieldError, numberField } from "./header.ts";
 import { type PaxAttributes, readPax } from "./pax.ts";
 
 /** Where the blob starts in archives we write: behind header and data of the PAX record and the member's header. */
@@ -15,23 +15,6 @@ const END_OF_ARCHIVE = new Uint8Array(2 * BLOCK_BYTES);
 /** Extended headers worth reading in front of the blob; a record naming a size is some twenty bytes long. */
 const MAX_EXTENSION_BYTES = 1 << 20;
 const MAX_EXTENSIONS = 16;
-
-/** Where the fields that a writer fills lie: position and length. */
-const FIELD = {
-  name: [0, 100],
-  mode: [100, 8],
-  uid: [108, 8],
-  gid: [116, 8],
-  size: [124, 12],
-  mtime: [136, 12],
-  checksum: [148, 8],
-  type: [156, 1],
-  magic: [257, 6],
-  version: [263, 2],
-  userName: [265, 32],
-  groupName: [297, 32],
-} as const;
-type Field = keyof typeof FIELD;
 
 /** Where a layer's bytes lie in a blob. */
 export interface BlobRange {
