@@ -245,6 +245,29 @@ describe("what a layer does to those below", () => {
   });
 });
 
+test("counters in the superblock that lag behind those of the groups are put right", () => {
+  withDisk(GIB, (disk) => {
+    disk.apply([{ path: "kept", data: "x".repeat(9000) }]);
+    const block = new Uint8Array(4096);
+    for (const [freeBlocks, freeInodes] of [
+      [1, 1],
+      [200_000, 60_000],
+    ]) {
+      disk.volume((volume) => {
+        volume.read(0, block);
+        const superblock = new DataView(block.buffer, 1024);
+        superblock.setUint32(12, freeBlocks, true);
+        superblock.setUint32(16, freeInodes, true);
+        volume.write(0, block);
+      });
+      expect(() => disk.tree()).toThrow(/Free blocks count wrong/);
+      const data = "y".repeat(50_000);
+      disk.apply([1, 2, 3].map((name) => ({ path: `${freeBlocks}/${name}`, data })));
+      disk.tree(); // e2fsck
+    }
+  });
+});
+
 describe("what is refused, without a trace", () => {
   const cases: [string, Member[], string, RegExp][] = [
     ["a name that leads out", [{ path: "a/../../x", data: "" }], "E_CORRUPT", /leads out of the root/],
