@@ -232,9 +232,17 @@ function refusalOf(error: unknown): Refusal {
   if (error instanceof DOMException && error.name === "AbortError") {
     return new Refusal(400, "BLOB_UPLOAD_INVALID", "the request ended early");
   }
-  // Messages of the system name paths of this machine.
+  // Messages of the system name paths of this machine, so they stay here.
+  if (error instanceof OverlaybdError && isDiskFull(error.cause)) {
+    console.error(error.message);
+    return new Refusal(507, "UNKNOWN", "the registry's disk is full");
+  }
   console.error(error);
   return new Refusal(500, "UNKNOWN", "the registry failed; see its log");
+}
+
+function isDiskFull(cause: unknown): boolean {
+  return cause instanceof Error && "code" in cause && (cause.code === "ENOSPC" || cause.code === "EDQUOT");
 }
 
 function refusalOfManifest(error: unknown): unknown {

@@ -224,8 +224,9 @@ export class HttpResponse {
   async unexpected(): Promise<RequestError> {
     const { status } = this;
     const body = await this.bytes(ERROR_BODY_LIMIT).catch(() => new Uint8Array());
-    const retryable = status === 408 || status === 429 || (status >= 500 && status !== 501 && status !== 505);
-    return new RequestError(codeOf(status), `the registry answered ${status}${errorCodes(body)}`, {
+    const retryable = status === 408 || status === 429 || (status >= 500 && !LASTING.has(status));
+    const meaning = status === INSUFFICIENT_STORAGE ? ": it has no space left" : "";
+    return new RequestError(codeOf(status), `the registry answered ${status}${errorCodes(body)}${meaning}`, {
       request: this.request,
       status,
       transient: retryable,
@@ -233,6 +234,11 @@ export class HttpResponse {
     });
   }
 }
+
+/** RFC 4918 section 11.5 */
+const INSUFFICIENT_STORAGE = 507;
+/** Errors of a server that repeating a request does not help: not implemented, no such version, no space. */
+const LASTING: ReadonlySet<number> = new Set([501, 505, INSUFFICIENT_STORAGE]);
 
 function codeOf(status: number): ErrorCode {
   if (status === 401 || status === 403) return "E_AUTH";

@@ -34,15 +34,15 @@ export class UploadSessions {
     if (upload === undefined || upload.repository !== name) {
       throw new Refusal(404, "BLOB_UPLOAD_UNKNOWN", "no such upload; start a new one");
     }
-    if (request.method === "GET") return progress(name, id, upload, 204);
+    if (request.method === "GET") return progress(request, name, id, upload, 204);
     if (upload.busy)
       throw new Refusal(409, "BLOB_UPLOAD_INVALID", "another request is writing to this upload");
     upload.busy = true;
     try {
       switch (request.method) {
         case "PATCH":
-          await append(upload, request);
-          return progress(name, id, upload, 202);
+          await this.#append(id, upload, request);
+          return progress(request, name, id, upload, 202);
         case "PUT":
           return await this.#commit(name, id, upload, request, url);
         case "DELETE":
@@ -76,14 +76,14 @@ export class UploadSessions {
     // With a digest the body of the POST is the whole blob.
     return url.searchParams.has("digest")
       ? this.#commit(name, id, upload, request, url)
-      : progress(name, id, upload, 202);
+      : progress(request, name, id, upload, 202);
   }
 
   async #commit(name: string, id: string, upload: Upload, request: Request, url: URL): Promise<Response> {
     const digest = url.searchParams.get("digest") ?? "";
     if (!isDigest(digest))
       throw new Refusal(400, "DIGEST_INVALID", "the digest parameter is missing or malformed");
-    await append(upload, request);
+    await this.#append(id, upload, request);
     // Whatever comes of it, the upload is over.
     this.#uploads.delete(id);
     try {
@@ -93,6 +93,16 @@ export class UploadSessions {
       throw new Refusal(400, "DIGEST_INVALID", error.message);
     }
     return stored(name, digest);
+  }
+
+  /** What failed to be written cannot be continued, and would keep the disk full. */
+  async #append(id: string, upload: Upload, request: Request): Promise<void> {
+    try {
+      await append(upload, request);
+    } catch (error) {
+      if (error instanceof OverlaybdError) await this.#drop(id);
+      throw error;
+    }
   }
 
   async #drop(id: string): Promise<void> {
@@ -113,13 +123,21 @@ function stored(name: string, digest: string): Response {
   return new Response(null, { status: 201, headers });
 }
 
-function progress(name: string, id: string, { writer }: Upload, status: number): Response {
+/** The location is a whole URL: upstream's uploader takes it as it is (image-config.md section 4.7). */
+function progress(request: Request, name: string, id: string, { writer }: Upload, status: number): Response {
   const headers: Record<string, string> = {
-    location: `/v2/${name}/blobs/uploads/${id}`,
+    location: new URL(`/v2/${name}/blobs/uploads/${id}`, addressOf(request)).href,
     "docker-upload-uuid": id,
     range: `0-${Math.max(0, writer.offset - 1)}`,
   };
   return new Response(null, { status, headers });
+}
+
+/** The server as the client addressed it, perhaps through a proxy that ends TLS. */
+function addressOf(request: Request): URL {
+  const address = new URL(request.url);
+  if (request.headers.get("x-forwarded-proto") === "https") address.protocol = "https:";
+  return address;
 }
 
 /** Appends the body. Its Content-Range, if any, has to continue where the upload is. */
