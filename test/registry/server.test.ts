@@ -196,6 +196,32 @@ describe("push", () => {
     expect((await call(location)).status).toBe(404);
   });
 
+  // image-config.md section 4.7
+  test("as upstream's tools push: every location is taken as it is, every answer has a range", async () => {
+    const bytes = noise(3000, 26);
+    const begun = await call("/v2/app/web/blobs/uploads/", { method: "POST" });
+    let location = begun.headers.get("location") as string;
+    for (const first of [0, 1000, 2000]) {
+      const response = await fetch(location, {
+        method: "PATCH",
+        headers: { "content-range": `${first}-${first + 999}`, authorization: "Bearer " },
+        body: bytes.slice(first, first + 1000),
+      });
+      expect([response.status, response.headers.get("range")]).toEqual([202, `0-${first + 999}`]);
+      location = response.headers.get("location") as string;
+    }
+    const put = await fetch(`${location}?digest=${digestOf(bytes)}`, { method: "PUT" });
+    expect([put.status, put.headers.get("docker-content-digest")]).toEqual([201, digestOf(bytes)]);
+  });
+
+  test("through a proxy that ends TLS, locations have its scheme and host", async () => {
+    const headers = { host: "registry.example", "x-forwarded-proto": "https" };
+    const response = await call("/v2/app/web/blobs/uploads/", { method: "POST", headers });
+    const location = response.headers.get("location") as string;
+    expect(location).toStartWith("https://registry.example/v2/app/web/blobs/uploads/");
+    expect((await call(new URL(location).pathname, { method: "DELETE" })).status).toBe(204);
+  });
+
   test("wrong digests store nothing and leave nothing", async () => {
     const bytes = noise(1000, 24);
     for (const wrong of [digestOf(noise(1000, 26)), "sha256:xyz", ""]) {
