@@ -304,11 +304,20 @@ describe("writing a layer", () => {
     expect(() => write(2 ** 20, (writer) => writer.write(0, new Uint8Array(511)))).toThrow(usage);
   });
 
-  test("refuses an index that no reader takes", async () => {
-    const builder = new SegmentTableBuilder();
-    for (let i = 0; i < 1_000_000; i++) builder.push(i * 2, 1, 8, true, 0);
-    const sink = new MemorySink();
-    const result = commit(builder.build(), [], sink, { size: 2 ** 31 });
-    await expect(result).rejects.toMatchObject({ code: "E_LIMIT" });
+  test("an index has as many entries as readers take, with its padding, and no more", async () => {
+    const zeroes = async (count: number) => {
+      const builder = new SegmentTableBuilder();
+      for (let i = 0; i < count; i++) builder.push(i * 2, 1, 8, true, 0);
+      const sink = new MemorySink();
+      await commit(builder.build(), [], sink, { size: 2 ** 31 });
+      return new MemorySource(sink.bytes);
+    };
+    for (const count of [999_936, 999_937, 1_000_000]) {
+      const source = await zeroes(count);
+      const indexBytes = source.size - 2 * 4096;
+      expect([count, indexBytes / 16]).toEqual([count, count === 999_936 ? count : 1_000_000]);
+      expect((await openLayer(source)).segments.count).toBe(count);
+    }
+    await expect(zeroes(1_000_001)).rejects.toMatchObject({ code: "E_LIMIT" });
   });
 });

@@ -19,7 +19,7 @@ export interface LayerOptions {
 
 /** Data is described in pieces of 32 KiB, merged again where possible: the index then equals upstream's. */
 const CHUNK_SECTORS = 64;
-/** Indexes are padded to a multiple of 4096 bytes. */
+/** Indexes are padded to a multiple of 4096 bytes, where the padding, which counts, does not make them too long. */
 const PADDED_ENTRIES = 256;
 /** Most runs that can wait to be sorted: a run's number and its sector share the 53 bits of a sort key. */
 const MAX_RUNS = 2 ** 21;
@@ -116,13 +116,13 @@ class Runs {
   /** The index on disk, sorted, merged and padded. */
   encode(): { index: Uint8Array; count: number } {
     this.#sort();
-    const padded = Math.ceil(this.#count / PADDED_ENTRIES) * PADDED_ENTRIES;
-    if (padded > MAX_LAYER_ENTRIES) {
+    if (this.#count > MAX_LAYER_ENTRIES) {
       throw new OverlaybdError(
         "E_LIMIT",
-        `layer with an index of ${padded} entries, at most ${MAX_LAYER_ENTRIES} can be read`,
+        `layer with an index of ${this.#count} entries, at most ${MAX_LAYER_ENTRIES} can be read`,
       );
     }
+    const padded = Math.min(Math.ceil(this.#count / PADDED_ENTRIES) * PADDED_ENTRIES, MAX_LAYER_ENTRIES);
     const index = Buffer.alloc(padded * ENTRY_BYTES);
     const bytes = new DataView(index.buffer, index.byteOffset, index.length);
     for (let i = 0; i < this.#count; i++) {
