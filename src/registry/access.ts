@@ -4,6 +4,7 @@ import { RemoteRepository } from "./client.ts";
 import { type CredentialSource, dockerCredentials } from "./credentials.ts";
 import { ImageLayout } from "./layout.ts";
 import { LayoutRepository } from "./layout-repository.ts";
+import { chooseProxy } from "./proxy.ts";
 import { followRedirects } from "./redirect.ts";
 import type { Reference } from "./reference.ts";
 import type { Repository } from "./repository.ts";
@@ -14,6 +15,8 @@ export interface AccessOptions {
   /** Plain HTTP instead of TLS. Never chosen by itself, not even for localhost. */
   readonly plain?: boolean;
   readonly tls?: TlsOptions;
+  /** HTTP proxy for every request, `http://[user:password@]host[:port]`; default: as the environment says. */
+  readonly proxy?: string;
   /** Default: Docker's configuration. */
   readonly credentials?: CredentialSource;
   /** Push blobs in PATCH requests of this many bytes instead of one PUT. */
@@ -50,10 +53,11 @@ export function repositoryAccess(options: AccessOptions = {}): OpenRepository {
     chunkBytes,
   } = options;
   const credentials = options.credentials ?? dockerCredentials();
+  const proxy = chooseProxy(options.proxy);
   const hosts = new Map<string, Promise<Transport>>();
 
   async function connect(origin: string, host: string): Promise<Transport> {
-    const transport = await fetchTransport(options.tls, stall);
+    const transport = await fetchTransport({ tls: options.tls, stall, proxy });
     return followRedirects(authorize(transport, origin, host, credentials));
   }
 

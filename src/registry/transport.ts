@@ -12,6 +12,7 @@ import { rootCertificates } from "node:tls";
 import { FetchError, type FetchOptions, ofetch } from "ofetch";
 import { type ErrorCode, OverlaybdError } from "../error.ts";
 import { version } from "../version.ts";
+import type { ProxyChoice } from "./proxy.ts";
 
 export interface HttpRequest {
   readonly method: string;
@@ -38,8 +39,22 @@ export interface TlsOptions {
   readonly insecure?: boolean;
   /** Paths of PEM files with certificate authorities to trust besides the usual ones. */
   readonly authorities?: readonly string[];
-  /** Paths of PEM files with the client's own certificate and key. */
+  /** Trust no others than `authorities`. */
+  readonly pinned?: boolean;
+  /** Paths of PEM files with the client's own certificate and key, which may be the same file. */
   readonly client?: { readonly certificate: string; readonly key: string };
+}
+
+export interface TransportOptions {
+  readonly tls?: TlsOptions;
+  /** Longest time without a byte moving, in milliseconds; default 30 s. */
+  readonly stall?: number;
+  /** Default: every connection is direct. */
+  readonly proxy?: ProxyChoice;
+  /** What requests name as their sender; default: this program and its version. */
+  readonly userAgent?: string;
+  /** Connects to this Unix socket, whatever the URL says. */
+  readonly socket?: string;
 }
 
 /** Longest time without a byte moving, in milliseconds. */
@@ -82,12 +97,14 @@ export function describe(url: URL): string {
 /** ofetch without what would decide for us: every answer is one, and its body is ours to read. */
 const RAW = { ignoreResponseError: true, responseType: "stream", retry: false, redirect: "manual" } as const;
 /** Options of Bun's `fetch` that ofetch hands through. */
-type BunOptions = Pick<BunFetchRequestInit, "tls" | "decompress">;
+type BunOptions = Pick<BunFetchRequestInit, "tls" | "decompress" | "proxy" | "unix" | "verbose">;
 
-/** Sends requests, without following redirects. Proxy environment variables are honoured. */
-export async function fetchTransport(tls: TlsOptions = {}, stall = STALL_MS): Promise<Transport> {
-  const options = await readTls(tls);
+/** Sends requests, without following redirects. @throws OverlaybdError E_CONFIG when a certificate file is unusable */
+export async function fetchTransport(options: TransportOptions = {}): Promise<Transport> {
+  const { stall = STALL_MS, userAgent = USER_AGENT } = options;
+  const tls = await readTls(options.tls ?? {});
   return async (request) => {
+    const proxy = options.proxy?.(request.url);
     const watch = new Watch(request.deadline, stall);
     const patience = request.patience ?? stall;
     try {
@@ -96,19 +113,27 @@ export async function fetchTransport(tls: TlsOptions = {}, stall = STALL_MS): Pr
       const init: FetchOptions<"stream"> & BunOptions = {
         ...RAW,
         method: request.method,
-        headers: { "user-agent": USER_AGENT, "accept-encoding": "identity", ...request.headers },
+        headers: { "user-agent": userAgent, "accept-encoding": "identity", ...request.headers },
         body: content instanceof ReadableStream ? watched(content, watch, patience) : content,
         signal: watch.signal,
-        tls: options,
+        tls,
+        // Both stated in full, so that no variable of the environment changes them or prints what is sent.
+        proxy: proxy === undefined ? false : { url: proxy, respectNoProxy: false },
+        verbose: false,
+        unix: options.socket,
         decompress: false,
         keepalive: (request.attempt ?? 1) === 1,
       };
       const response = await ofetch.raw(request.url.href, init);
       // From here on only waiting for the next bytes counts, not the time the caller takes to want them.
       watch.pause();
-      return new HttpResponse(request, response, watch);
+      const answer = new HttpResponse(request, response, watch);
+      if (answer.status !== 407 || proxy === undefined) return answer;
+      answer.discard();
+      throw proxyRefusal(proxy, 407, request);
     } catch (error) {
-      throw failure(error instanceof FetchError ? error.cause : error, request, watch);
+      const cause = error instanceof FetchError ? error.cause : error;
+      throw proxy === undefined ? failure(cause, request, watch) : proxyFailure(proxy, cause, request, watch);
     }
   };
 }
@@ -128,7 +153,7 @@ async function readTls(tls: TlsOptions) {
   return {
     rejectUnauthorized: tls.insecure !== true,
     // A list of authorities replaces the default ones, so they have to be in it.
-    ca: authorities.length === 0 ? undefined : [...rootCertificates, ...authorities],
+    ca: authorities.length === 0 ? undefined : [...(tls.pinned ? [] : rootCertificates), ...authorities],
     cert: tls.client && (await pem(tls.client.certificate, "BEGIN CERTIFICATE")),
     key: tls.client && (await pem(tls.client.key, "PRIVATE KEY")),
   };
@@ -341,6 +366,29 @@ const PERMANENT: Readonly<Record<string, string>> = {
   UNABLE_TO_GET_ISSUER_CERT: UNTRUSTED,
   CERT_HAS_EXPIRED: "the server's certificate has expired",
 };
+
+/** A failure on the way through a proxy, which is named without its password. */
+function proxyFailure(proxy: URL, error: unknown, request: HttpRequest, watch: Watch): Error {
+  const { code, message } = error as { code?: unknown; message?: unknown };
+  // The only place that tells the status of a refused CONNECT.
+  const status = code === "ERR_PROXY_TUNNEL" ? /\b(\d{3})\b/.exec(String(message))?.[1] : undefined;
+  if (status !== undefined) {
+    watch.stop();
+    return proxyRefusal(proxy, Number(status), request);
+  }
+  const failed = failure(error, request, watch);
+  if (!(failed instanceof RequestError) || failed === error) return failed;
+  return new RequestError(failed.code, `${failed.reason}, through the proxy ${proxy.origin}`, failed.details);
+}
+
+function proxyRefusal(proxy: URL, status: number, request: HttpRequest): RequestError {
+  const reason =
+    status === 407
+      ? `the proxy ${proxy.origin} wants a user name and password, or other ones (status 407)`
+      : `the proxy ${proxy.origin} refused the connection (status ${status})`;
+  const transient = status === 429 || status >= 500;
+  return new RequestError(status === 407 ? "E_AUTH" : "E_REGISTRY", reason, { request, status, transient });
+}
 
 function failure(error: unknown, request: HttpRequest, watch: Watch): Error {
   watch.stop();
