@@ -42,6 +42,14 @@ static int run_loop_attach(const double *a) {
 
 static int run_loop_release(const double *a) { return shim_loop_release((int)a[0]); }
 
+static int run_sha256_chunks(const double *a) {
+  return shim_sha256_chunks(address(a[0]), a[1], (uint32_t)a[2], (uint32_t)a[3], address(a[4]), a[5]);
+}
+
+static int run_sha256_file_chunks(const double *a) {
+  return shim_sha256_file_chunks(address(a[0]), (int)a[1], a[2], (uint32_t)a[3], (uint32_t)a[4], address(a[5]), a[6]);
+}
+
 static int (*const functions[])(const double *arguments) = {
     [POOL_FSYNC] = run_fsync,
     [POOL_FDATASYNC] = run_fdatasync,
@@ -50,6 +58,8 @@ static int (*const functions[])(const double *arguments) = {
     [POOL_OPEN_SERVED] = run_open_served,
     [POOL_LOOP_ATTACH] = run_loop_attach,
     [POOL_LOOP_RELEASE] = run_loop_release,
+    [POOL_SHA256_CHUNKS] = run_sha256_chunks,
+    [POOL_SHA256_FILE_CHUNKS] = run_sha256_file_chunks,
 };
 
 #define FUNCTIONS (sizeof functions / sizeof *functions)

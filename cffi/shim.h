@@ -20,6 +20,11 @@
 
 /* Takes an exclusive flock(2) without waiting; -EWOULDBLOCK when somebody else holds it. Closing `fd` releases it. */
 EXPORT int shim_descriptor_lock(int fd);
+/*
+ * The same, shared with others that share it. A lock that is held is turned into the other kind; when that fails it is
+ * lost.
+ */
+EXPORT int shim_descriptor_share(int fd);
 /* Makes the number `target` refer to what `source` refers to, atomically for concurrent readers of `target`. */
 EXPORT int shim_descriptor_replace(int target, int source);
 /* A descriptor of a new file of `size` bytes, all holes, in memory only. */
@@ -164,6 +169,15 @@ EXPORT void shim_sha256_close(struct sha256 *hash);
 EXPORT int shim_sha256_update(struct sha256 *hash, const void *bytes, double length);
 /* Hashes a range of a file; -ENODATA when the file ends inside it. */
 EXPORT int shim_sha256_update_file(struct sha256 *hash, int fd, double offset, double length);
+/*
+ * Writes the 32-byte digest of each `chunk` bytes (the last ones may be fewer) with the byte `prefix` before them;
+ * `capacity` bytes must be enough for all digests.
+ */
+EXPORT int shim_sha256_chunks(const uint8_t *bytes, double length, uint32_t chunk, uint32_t prefix, uint8_t *digests,
+                              double capacity);
+/* The same of the first bytes of a file, which are added to `hash` too; `chunk` must divide 256 KiB. */
+EXPORT int shim_sha256_file_chunks(struct sha256 *hash, int fd, double length, uint32_t chunk, uint32_t prefix,
+                                   uint8_t *digests, double capacity);
 /* Writes the 32-byte digest and starts anew. */
 EXPORT void shim_sha256_final(struct sha256 *hash, uint8_t *digest);
 
@@ -309,9 +323,11 @@ enum {
   POOL_UNMOUNT = 4,     /* shim_unmount */
   POOL_OPEN_SERVED = 5, /* shim_fuse_open_served */
   POOL_LOOP_ATTACH = 6, /* shim_loop_attach */
-  POOL_LOOP_RELEASE = 7 /* shim_loop_release */
+  POOL_LOOP_RELEASE = 7, /* shim_loop_release */
+  POOL_SHA256_CHUNKS = 8, /* shim_sha256_chunks */
+  POOL_SHA256_FILE_CHUNKS = 9 /* shim_sha256_file_chunks */
 };
-#define POOL_ARGUMENTS 6
+#define POOL_ARGUMENTS 7
 
 /* A pair of connected sockets, non-blocking: one to read wake-ups from, one for shim_pool_open. */
 EXPORT int shim_pool_socket(int32_t *ends);

@@ -92,6 +92,11 @@ export class Sha256 {
     check(native.shim_sha256_update_file(this.context, fd, offset, length), "pread", `fd ${fd}`);
   }
 
+  /** What native code calls it. Valid until `close`. */
+  get address(): number {
+    return this.context;
+  }
+
   /** The digest as 64 hexadecimal digits. The next update starts anew. */
   digest(): string {
     const bytes = new Uint8Array(32);

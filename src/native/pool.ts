@@ -24,6 +24,8 @@ const JOBS = {
   openServed: 5,
   attachLoop: 6,
   releaseLoop: 7,
+  hashChunks: 8,
+  hashFileChunks: 9,
 } as const;
 
 export type Job = keyof typeof JOBS;
@@ -31,7 +33,7 @@ export type Job = keyof typeof JOBS;
 /** A number, a string (passed with a zero byte behind it), or memory that the call reads or fills. */
 export type JobArgument = number | string | Uint8Array | Int32Array;
 
-const MAX_ARGUMENTS = 6;
+const MAX_ARGUMENTS = 7;
 const RESULTS_AT_ONCE = 64;
 
 /**
