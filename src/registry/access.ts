@@ -2,6 +2,7 @@
 import { authorize } from "./authorization.ts";
 import { RemoteRepository } from "./client.ts";
 import { type CredentialSource, dockerCredentials } from "./credentials.ts";
+import { Health } from "./health.ts";
 import { ImageLayout } from "./layout.ts";
 import { LayoutRepository } from "./layout-repository.ts";
 import { chooseProxy } from "./proxy.ts";
@@ -9,6 +10,7 @@ import { followRedirects } from "./redirect.ts";
 import type { Reference } from "./reference.ts";
 import type { Repository } from "./repository.ts";
 import type { RetryPolicy } from "./retry.ts";
+import { type Exchange, fallBack } from "./routes.ts";
 import { fetchTransport, STALL_MS, type TlsOptions, type Transport } from "./transport.ts";
 
 export interface AccessOptions {
@@ -36,6 +38,12 @@ export type OpenRepository = (
   mode?: { readonly create?: boolean },
 ) => Promise<Repository>;
 
+/** What all repositories of a host share. */
+interface Host {
+  readonly transport: Transport;
+  readonly exchange: Exchange;
+}
+
 const DEFAULT_DEADLINE_MS = 60_000;
 /** Registries copy or hash a whole blob before they answer. */
 const DEFAULT_COMMIT_MS = 300_000;
@@ -54,11 +62,13 @@ export function repositoryAccess(options: AccessOptions = {}): OpenRepository {
   } = options;
   const credentials = options.credentials ?? dockerCredentials();
   const proxy = chooseProxy(options.proxy);
-  const hosts = new Map<string, Promise<Transport>>();
+  const hosts = new Map<string, Promise<Host>>();
 
-  async function connect(origin: string, host: string): Promise<Transport> {
+  async function connect(origin: string, host: string): Promise<Host> {
     const transport = await fetchTransport({ tls: options.tls, stall, proxy });
-    return followRedirects(authorize(transport, origin, host, credentials));
+    const send = followRedirects(authorize(transport, origin, host, credentials));
+    const route = { name: host, health: new Health(), serves: () => true, send };
+    return { transport: send, exchange: fallBack([route], () => {}) };
   }
 
   return async (reference, { create = false } = {}) => {
@@ -68,13 +78,13 @@ export function repositoryAccess(options: AccessOptions = {}): OpenRepository {
     const { host, repository } = reference;
     // The URL's spelling of the origin: default ports left out, host in lower case.
     const { origin } = new URL(`${plain ? "http" : "https"}://${host}`);
-    let transport = hosts.get(host);
-    if (transport === undefined) {
-      transport = connect(origin, host);
-      hosts.set(host, transport);
+    let connected = hosts.get(host);
+    if (connected === undefined) {
+      connected = connect(origin, host);
+      hosts.set(host, connected);
     }
     return new RemoteRepository({
-      transport: await transport,
+      ...(await connected),
       origin,
       host,
       repository,

@@ -13,6 +13,7 @@ import { type JsonObject, parseJsonObject } from "./json.ts";
 import { fetchReferrers, recordReferrer } from "./referrers.ts";
 import { type BlobContent, type BlobUpload, openContent, type Repository } from "./repository.ts";
 import { DEFAULT_RETRY, isTransient, pauseAfter, type RetryPolicy, retry } from "./retry.ts";
+import type { Exchange } from "./routes.ts";
 import { streamOf } from "./stream.ts";
 import { type HttpRequest, type HttpResponse, quote, SLOWEST_RATE, type Transport } from "./transport.ts";
 import { mountBlob, pushWhole, RemoteUpload } from "./upload.ts";
@@ -31,8 +32,10 @@ const PROGRESS_BYTES = 1024 * 1024;
 const TAG_LIMIT = 100_000;
 
 export interface RemoteOptions {
-  /** Authorized, redirect-following transport of the registry. */
+  /** Authorized, redirect-following transport of the host that takes uploads. */
   readonly transport: Transport;
+  /** The same for all other requests, to whichever host serves them. */
+  readonly exchange: Exchange;
   /** `https://host:port` */
   readonly origin: string;
   readonly host: string;
@@ -315,9 +318,7 @@ export class RemoteRepository implements Repository {
 
   /** Sends a request and lets `consume` make something of the answer; both are repeated when they fail transiently. */
   exchange<T>(request: HttpRequest, consume: (response: HttpResponse) => Promise<T>): Promise<T> {
-    return retry(this.#policy, async (attempt) =>
-      consume(await this.options.transport({ ...request, attempt })),
-    );
+    return retry(this.#policy, async (attempt) => this.options.exchange({ ...request, attempt }, consume));
   }
 
   get policy(): RetryPolicy {

@@ -1,0 +1,59 @@
+/** The ways to a registry's content, in order: through an accelerator, from mirrors, and at last from the registry itself. */
+import { OverlaybdError } from "../error.ts";
+import type { Health } from "./health.ts";
+import { type HttpRequest, type HttpResponse, RequestError, type Transport } from "./transport.ts";
+
+/** Sends a request and makes something of the answer. */
+export type Exchange = <T>(
+  request: HttpRequest,
+  consume: (response: HttpResponse) => Promise<T>,
+) => Promise<T>;
+
+export interface Route {
+  /** What to call it in a warning. */
+  readonly name: string;
+  readonly health: Health;
+  /** Whether requests of this kind may take it. */
+  serves(request: HttpRequest): boolean;
+  readonly send: Transport;
+}
+
+/**
+ * Tries the routes that serve a request in their order until one has given an answer that could be used. Those that failed
+ * lately come last. The last of `routes` is the authority: when it refuses for good, nobody else is asked any more.
+ * @param warn told when a route begins to be avoided
+ */
+export function fallBack(routes: readonly Route[], warn: (message: string) => void): Exchange {
+  return async (request, consume) => {
+    const able = routes.filter((route) => route.serves(request));
+    const authority = able.at(-1);
+    if (authority === undefined) {
+      throw new OverlaybdError(
+        "E_CONFIG",
+        `${request.subject}: hosts.toml names no host that may be asked for it`,
+      );
+    }
+    const resting = able.filter((route) => route !== authority && route.health.resting);
+    const order = [...able.filter((route) => !resting.includes(route)), ...resting];
+    let verdict: { readonly error: unknown } | undefined;
+    for (const route of order) {
+      try {
+        await route.health.reach();
+        const result = await consume(await route.send(request));
+        route.health.succeeded();
+        return result;
+      } catch (error) {
+        if (!(error instanceof OverlaybdError)) throw error;
+        if (route === authority) {
+          verdict = { error };
+          if (!(error instanceof RequestError && error.details.transient)) break;
+          continue;
+        }
+        // A mirror need not have everything.
+        const rest = error.code === "E_NOT_FOUND" ? undefined : route.health.failed();
+        if (rest !== undefined) warn(`${route.name} is avoided for ${rest / 1000} s: ${error.message}`);
+      }
+    }
+    throw verdict?.error;
+  };
+}
