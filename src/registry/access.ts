@@ -3,13 +3,14 @@ import { authorize } from "./authorization.ts";
 import { RemoteRepository } from "./client.ts";
 import { type CredentialSource, dockerCredentials } from "./credentials.ts";
 import { Health } from "./health.ts";
+import { Hedge } from "./hedge.ts";
 import { ImageLayout } from "./layout.ts";
 import { LayoutRepository } from "./layout-repository.ts";
 import { chooseProxy } from "./proxy.ts";
 import { followRedirects } from "./redirect.ts";
 import type { Reference } from "./reference.ts";
 import type { Repository } from "./repository.ts";
-import type { RetryPolicy } from "./retry.ts";
+import { persistently, type RetryPolicy } from "./retry.ts";
 import { type Exchange, fallBack } from "./routes.ts";
 import { fetchTransport, STALL_MS, type TlsOptions, type Transport } from "./transport.ts";
 
@@ -30,6 +31,11 @@ export interface AccessOptions {
   /** Milliseconds a registry may take to store what was uploaded; default 5 minutes. */
   readonly commit?: number;
   readonly retry?: RetryPolicy;
+  /**
+   * Milliseconds for which ranges of blobs are tried again when a registry that has answered before fails; default: no
+   * longer than anything else.
+   */
+  readonly readDeadline?: number;
 }
 
 /** Opens the repository of a reference. Without `create` the directory of an image layout has to exist. */
@@ -42,6 +48,7 @@ export type OpenRepository = (
 interface Host {
   readonly transport: Transport;
   readonly exchange: Exchange;
+  readonly hedge: Hedge;
 }
 
 const DEFAULT_DEADLINE_MS = 60_000;
@@ -62,13 +69,14 @@ export function repositoryAccess(options: AccessOptions = {}): OpenRepository {
   } = options;
   const credentials = options.credentials ?? dockerCredentials();
   const proxy = chooseProxy(options.proxy);
+  const { readDeadline } = options;
   const hosts = new Map<string, Promise<Host>>();
 
   async function connect(origin: string, host: string): Promise<Host> {
     const transport = await fetchTransport({ tls: options.tls, stall, proxy });
     const send = followRedirects(authorize(transport, origin, host, credentials));
     const route = { name: host, health: new Health(), serves: () => true, send };
-    return { transport: send, exchange: fallBack([route], () => {}) };
+    return { transport: send, exchange: fallBack([route], () => {}), hedge: new Hedge() };
   }
 
   return async (reference, { create = false } = {}) => {
@@ -92,6 +100,7 @@ export function repositoryAccess(options: AccessOptions = {}): OpenRepository {
       commit,
       chunkBytes,
       retry: options.retry,
+      reading: readDeadline === undefined ? undefined : persistently(readDeadline),
     });
   };
 }

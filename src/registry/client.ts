@@ -9,13 +9,15 @@ import {
   mediaTypeOf,
 } from "./descriptor.ts";
 import { digestOf, isDigest, splitDigest, Verifier, verifyDigest } from "./digest.ts";
+import type { Hedge } from "./hedge.ts";
 import { type JsonObject, parseJsonObject } from "./json.ts";
+import { checkContentRange, RangeReader, ranged } from "./range.ts";
 import { fetchReferrers, recordReferrer } from "./referrers.ts";
 import { type BlobContent, type BlobUpload, openContent, type Repository } from "./repository.ts";
-import { DEFAULT_RETRY, isTransient, pauseAfter, type RetryPolicy, retry } from "./retry.ts";
+import { DEFAULT_RETRY, isWorthRepeating, pauseAfter, type RetryPolicy, retry } from "./retry.ts";
 import type { Exchange } from "./routes.ts";
 import { streamOf } from "./stream.ts";
-import { type HttpRequest, type HttpResponse, quote, SLOWEST_RATE, type Transport } from "./transport.ts";
+import { type HttpRequest, type HttpResponse, quote, type Transport } from "./transport.ts";
 import { mountBlob, pushWhole, RemoteUpload } from "./upload.ts";
 
 /** Accepts what this program can read, in the order it likes it. */
@@ -25,8 +27,6 @@ const ACCEPT = [
   MediaType.dockerManifest,
   MediaType.dockerIndex,
 ].join(", ");
-/** A blob up to this size is read as a whole from a registry that ignores Range. */
-const WHOLE_BLOB_LIMIT = 8 * 1024 * 1024;
 /** A stream that broke and moved on by this many bytes has made progress: its attempts are counted anew. */
 const PROGRESS_BYTES = 1024 * 1024;
 const TAG_LIMIT = 100_000;
@@ -45,6 +45,10 @@ export interface RemoteOptions {
   /** Milliseconds to wait for the answer to an upload. */
   readonly commit: number;
   readonly retry?: RetryPolicy;
+  /** How often and long ranges of blobs are tried once the registry has answered; default: as everything else. */
+  readonly reading?: RetryPolicy;
+  /** What is known of the answers of the registry's host. */
+  readonly hedge: Hedge;
   /** Push blobs in PATCH requests of this many bytes instead of one PUT. */
   readonly chunkBytes?: number;
 }
@@ -52,6 +56,7 @@ export interface RemoteOptions {
 export class RemoteRepository implements Repository {
   readonly name: string;
   readonly #policy: RetryPolicy;
+  readonly #ranges = new RangeReader(this);
 
   constructor(readonly options: RemoteOptions) {
     this.name = `${options.host}/${options.repository}`;
@@ -143,14 +148,13 @@ export class RemoteRepository implements Repository {
         throw response.error(
           "E_REGISTRY",
           `the answer ended after ${verifier.offset} of ${descriptor.size} bytes`,
-          true,
+          { transient: true },
         );
       } catch (error) {
-        if (!isTransient(error)) throw error;
         if (verifier.offset >= failedAt + PROGRESS_BYTES) failures = 0;
         failedAt = verifier.offset;
         failures++;
-        if (failures >= this.#policy.attempts) throw error;
+        if (!isWorthRepeating(error, this.#policy, failures)) throw error;
         await Bun.sleep(pauseAfter(error, this.#policy, failures));
         response = await this.#openBlob(descriptor, verifier.offset);
       }
@@ -159,80 +163,27 @@ export class RemoteRepository implements Repository {
   }
 
   #openBlob(descriptor: Descriptor, offset: number): Promise<HttpResponse> {
-    const request = this.#blobRequest(descriptor.digest);
+    const request = this.blobRequest(descriptor.digest);
     if (offset === 0) {
       return this.exchange(request, async (response) => {
         if (response.status !== 200) throw await response.unexpected();
         return response;
       });
     }
-    const last = descriptor.size - 1;
-    return this.exchange(this.#ranged(request, offset, last), async (response) => {
+    const length = descriptor.size - offset;
+    return this.exchange(ranged(request, offset, length), async (response) => {
       if (response.status !== 206) throw await response.unexpected();
-      checkContentRange(response, offset, last);
+      checkContentRange(response, offset, length);
       return response;
     });
   }
 
-  async blobRange(digest: string, offset: number, length: number, size?: number): Promise<Uint8Array> {
-    if (!Number.isSafeInteger(offset) || !Number.isSafeInteger(length) || offset < 0 || length < 0) {
-      throw new OverlaybdError("E_USAGE", `blob ${digest}: [${offset}, +${length}) is not a range`);
-    }
-    if (length === 0) return new Uint8Array();
-    const last = offset + length - 1;
-    const request = {
-      ...this.#ranged(this.#blobRequest(digest), offset, last),
-      deadline: this.options.deadline + length / SLOWEST_RATE,
-    };
-    return this.exchange(request, async (response) => {
-      if (response.status === 200) return this.#sliceOfWhole(response, digest, offset, length);
-      if (response.status !== 206) throw await response.unexpected();
-      checkContentRange(response, offset, last, size);
-      const bytes = await response.bytes(length);
-      if (bytes.length !== length) {
-        throw response.error("E_REGISTRY", `the answer has ${bytes.length} of ${length} bytes`, true);
-      }
-      return bytes;
-    });
-  }
-
-  async #sliceOfWhole(
-    response: HttpResponse,
-    digest: string,
-    offset: number,
-    length: number,
-  ): Promise<Uint8Array> {
-    if (!(Number(response.header("content-length")) <= WHOLE_BLOB_LIMIT)) {
-      response.discard();
-      throw response.error(
-        "E_REGISTRY",
-        "the registry ignores Range requests, so the image cannot be read lazily",
-      );
-    }
-    const bytes = await response.bytes(WHOLE_BLOB_LIMIT);
-    verifyDigest(bytes, digest, `blob ${digest} of ${this.name}`);
-    if (offset + length > bytes.length) {
-      throw response.error("E_REGISTRY", `the range ends beyond the blob's ${bytes.length} bytes`);
-    }
-    return bytes.subarray(offset, offset + length);
-  }
-
-  #blobRequest(digest: string): HttpRequest {
-    splitDigest(digest);
-    const url = this.url(`blobs/${digest}`);
-    return { method: "GET", url, subject: `blob ${digest}`, scopes: [this.scope("pull")] };
-  }
-
-  #ranged(request: HttpRequest, first: number, last: number): HttpRequest {
-    return {
-      ...request,
-      headers: { ...request.headers, range: `bytes=${first}-${last}` },
-      subject: `${request.subject} bytes ${first}-${last}`,
-    };
+  blobRange(digest: string, offset: number, length: number, size?: number): Promise<Uint8Array> {
+    return this.#ranges.read(digest, offset, length, size);
   }
 
   hasBlob(digest: string): Promise<boolean> {
-    const request = { ...this.#blobRequest(digest), method: "HEAD", deadline: this.options.deadline };
+    const request = { ...this.blobRequest(digest), method: "HEAD", deadline: this.options.deadline };
     return this.exchange(request, async (response) => {
       if (response.status !== 200 && response.status !== 404) throw await response.unexpected();
       response.discard();
@@ -311,6 +262,13 @@ export class RemoteRepository implements Repository {
     return new URL(`${this.options.origin}/v2/${this.options.repository}/${path}`);
   }
 
+  /** The request for a whole blob. @throws OverlaybdError E_USAGE unless `digest` is one. */
+  blobRequest(digest: string): HttpRequest {
+    splitDigest(digest);
+    const url = this.url(`blobs/${digest}`);
+    return { method: "GET", url, subject: `blob ${digest}`, scopes: [this.scope("pull")] };
+  }
+
   /** Token scope of this repository. */
   scope(actions: "pull" | "pull,push"): string {
     return `repository:${this.options.repository}:${actions}`;
@@ -376,23 +334,4 @@ function nextLink(response: HttpResponse): URL | undefined {
   const target = /<([^>]*)>\s*;[^,]*\brel="?next\b/.exec(response.header("link") ?? "")?.[1];
   const url = target === undefined ? null : URL.parse(target, response.request.url.href);
   return url !== null && url.origin === response.request.url.origin ? url : undefined;
-}
-
-/**
- * @param size what the blob's size should be, if known
- * @throws RequestError E_REGISTRY unless the answer holds exactly the bytes asked for (RFC 9110 section 14.4), E_CORRUPT
- * when the whole has another size
- */
-function checkContentRange(response: HttpResponse, first: number, last: number, size?: number): void {
-  const field = response.header("content-range") ?? "";
-  const match = /^bytes (\d+)-(\d+)\/(\d+|\*)$/.exec(field);
-  if (match === null || Number(match[1]) !== first || Number(match[2]) !== last) {
-    response.discard();
-    const got = field === "" ? "no Content-Range" : `Content-Range ${quote(field)}`;
-    throw response.error("E_REGISTRY", `asked for bytes ${first}-${last}, answered with ${got}`);
-  }
-  if (size !== undefined && match[3] !== "*" && Number(match[3]) !== size) {
-    response.discard();
-    throw response.error("E_CORRUPT", `has ${match[3]} bytes, not the ${size} it should have`);
-  }
 }

@@ -1,24 +1,62 @@
 /**
- * Follows redirects (RFC 9110 section 15.4), which registries use to hand blobs out from object stores. The layers
- * below decide by the URL of each request whether it gets credentials, so a foreign origin never sees any.
+ * Follows redirects (RFC 9110 section 15.4), which registries use to hand blobs out from object stores, and remembers
+ * where those of GET requests led to. The layers below decide by the URL of each request whether it gets credentials, so
+ * a foreign origin never sees any.
  */
+import { lifetimeOf, type ResolvedUrl, ResolvedUrls } from "./resolved.ts";
 import type { HttpRequest, HttpResponse, Transport } from "./transport.ts";
 
 const MOST_REDIRECTS = 10;
+/** What object stores say of a URL whose time is over, or whose object has moved. */
+const STALE: ReadonlySet<number> = new Set([400, 401, 403, 404, 410]);
 
 export function followRedirects(next: Transport): Transport {
-  return async (request) => {
+  const resolved = new ResolvedUrls();
+
+  async function follow(request: HttpRequest): Promise<HttpResponse> {
     let current = request;
+    let lifetime = Number.POSITIVE_INFINITY;
     for (let hops = 0; ; hops++) {
       const response = await next(current);
       const location = response.header("location");
-      if (!isRedirect(response.status) || location === undefined) return response;
+      if (!isRedirect(response.status) || location === undefined) {
+        if (hops > 0 && request.method === "GET" && response.response.ok)
+          resolved.set(request.url, current.url, lifetime);
+        return response;
+      }
       response.discard();
       if (hops === MOST_REDIRECTS)
         throw response.error("E_REGISTRY", `more than ${MOST_REDIRECTS} redirects`);
       current = redirected(current, response, location);
+      lifetime = Math.min(lifetime, lifetimeOf(current.url, dateOf(response)));
     }
+  }
+
+  /** By a URL that was resolved before; undefined when that has become stale. */
+  async function shortcut(request: HttpRequest, known: ResolvedUrl): Promise<HttpResponse | undefined> {
+    try {
+      const response = await next({ ...request, url: known.url });
+      if (response.response.ok) return response;
+      resolved.drop(request.url, known);
+      if (!STALE.has(response.status) && !isRedirect(response.status)) return response;
+      response.discard();
+      return undefined;
+    } catch (error) {
+      // The next attempt may be sent to another store.
+      resolved.drop(request.url, known);
+      throw error;
+    }
+  }
+
+  return async (request) => {
+    const known = request.method === "GET" ? resolved.get(request.url) : undefined;
+    return (known && (await shortcut(request, known))) ?? follow(request);
   };
+}
+
+function dateOf(response: HttpResponse): number {
+  const date = Date.parse(response.header("date") ?? "");
+  return Number.isNaN(date) ? Date.now() : date;
 }
 
 function isRedirect(status: number): boolean {

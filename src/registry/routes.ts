@@ -49,6 +49,7 @@ export function fallBack(routes: readonly Route[], warn: (message: string) => vo
           if (!(error instanceof RequestError && error.details.transient)) break;
           continue;
         }
+        if (request.signal?.aborted) throw error;
         // A mirror need not have everything.
         const rest = error.code === "E_NOT_FOUND" ? undefined : route.health.failed();
         if (rest !== undefined) warn(`${route.name} is avoided for ${rest / 1000} s: ${error.message}`);

@@ -28,6 +28,8 @@ export interface HttpRequest {
   readonly deadline?: number;
   /** Milliseconds to wait for the answer after the request is sent; absent: as for any bytes. */
   readonly patience?: number;
+  /** Aborts the request, and the transfer of its answer. */
+  readonly signal?: AbortSignal;
   /** Number of this attempt, from 1. Attempts after the first do not reuse a pooled connection. */
   readonly attempt?: number;
 }
@@ -76,6 +78,8 @@ export class RequestError extends OverlaybdError {
       request: HttpRequest;
       status?: number;
       transient?: boolean;
+      /** Most attempts that are worth making when it is transient; absent: as many as whoever asks likes. */
+      attempts?: number;
       /** Milliseconds the server asked to wait. */
       retryAfter?: number;
       cause?: unknown;
@@ -105,7 +109,7 @@ export async function fetchTransport(options: TransportOptions = {}): Promise<Tr
   const tls = await readTls(options.tls ?? {});
   return async (request) => {
     const proxy = options.proxy?.(request.url);
-    const watch = new Watch(request.deadline, stall);
+    const watch = new Watch(request, stall);
     const patience = request.patience ?? stall;
     try {
       watch.touch(patience);
@@ -241,8 +245,12 @@ export class HttpResponse {
     this.response.body?.cancel().catch(() => {});
   }
 
-  error(code: ErrorCode, reason: string, transient = false): RequestError {
-    return new RequestError(code, reason, { request: this.request, status: this.status, transient });
+  error(
+    code: ErrorCode,
+    reason: string,
+    repeating: { readonly transient?: boolean; readonly attempts?: number } = {},
+  ): RequestError {
+    return new RequestError(code, reason, { request: this.request, status: this.status, ...repeating });
   }
 
   /** Consumes an answer that is not the one wanted and makes an error of it. */
@@ -296,17 +304,21 @@ class Watch {
   readonly #controller = new AbortController();
   #timer: Timer | undefined;
   readonly #deadline: Timer | undefined;
+  readonly #cancel = () => this.#abort("not wanted any more");
   /** Why the request was aborted, if it was. */
   reason: string | undefined;
 
   constructor(
-    deadline: number | undefined,
+    private readonly request: Pick<HttpRequest, "deadline" | "signal">,
     /** Milliseconds. */
     readonly stall: number,
   ) {
+    const { deadline, signal } = request;
     if (deadline !== undefined) {
       this.#deadline = setTimeout(() => this.#abort(`not done within ${deadline} ms`), deadline);
     }
+    if (signal?.aborted) this.#cancel();
+    signal?.addEventListener("abort", this.#cancel);
   }
 
   get signal(): AbortSignal {
@@ -327,6 +339,7 @@ class Watch {
   stop(): void {
     clearTimeout(this.#timer);
     clearTimeout(this.#deadline);
+    this.request.signal?.removeEventListener("abort", this.#cancel);
   }
 
   #abort(reason: string): void {

@@ -5,7 +5,7 @@ import type { Descriptor } from "./descriptor.ts";
 import { splitDigest } from "./digest.ts";
 import { resolveLocation } from "./redirect.ts";
 import { type BlobContent, type BlobUpload, openContent } from "./repository.ts";
-import { isTransient, pauseAfter, retry } from "./retry.ts";
+import { isWorthRepeating, pauseAfter, retry } from "./retry.ts";
 import { type HttpRequest, type HttpResponse, quote } from "./transport.ts";
 
 const DEFAULT_CHUNK_BYTES = 16 * 1024 * 1024;
@@ -118,7 +118,7 @@ export class RemoteUpload implements BlobUpload {
         await this.#patch(part, attempt);
       } catch (error) {
         const { policy } = this.repository;
-        if (attempt >= policy.attempts || !isTransient(error)) throw error;
+        if (!isWorthRepeating(error, policy, attempt)) throw error;
         await Bun.sleep(pauseAfter(error, policy, attempt));
         await this.#askOffset(start, end);
       }
