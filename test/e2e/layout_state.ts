@@ -3,7 +3,8 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { file } from "bun";
 import { repositoryAccess } from "../../src/registry/access.ts";
-import { type Descriptor, parseManifest } from "../../src/registry/descriptor.ts";
+import { type Descriptor, isIndexType, parseIndex, parseManifest } from "../../src/registry/descriptor.ts";
+import type { Repository } from "../../src/registry/repository.ts";
 
 export interface LayoutState {
   /** Digests of what is tagged. */
@@ -25,10 +26,9 @@ export async function verifyLayout(directory: string): Promise<LayoutState> {
   const repository = await repositoryAccess()({ kind: "layout", directory });
   const tags: Record<string, string> = {};
   for (const tag of await repository.tags()) {
-    const image = await repository.resolve(tag);
-    const { config, layers } = parseManifest(await repository.manifest(image), tag);
-    for (const part of [config, ...layers]) await verifyPart(join(blobs, part.digest.slice(7)), part);
-    tags[tag] = image.digest;
+    const object = await repository.resolve(tag);
+    await verifyObject(repository, blobs, object);
+    tags[tag] = object.digest;
   }
   return { tags, unfinished };
 }
@@ -39,6 +39,18 @@ export async function verifyBlob(path: string, hex: string): Promise<void> {
   for await (const chunk of file(path).stream()) hash.update(chunk);
   const actual = hash.digest("hex");
   if (actual !== hex) throw new Error(`${path} has digest ${actual}`);
+}
+
+async function verifyObject(repository: Repository, blobs: string, object: Descriptor): Promise<void> {
+  await verifyPart(join(blobs, object.digest.slice(7)), object);
+  const bytes = await repository.manifest(object);
+  if (isIndexType(object.mediaType)) {
+    for (const entry of parseIndex(bytes, object.digest).manifests)
+      await verifyObject(repository, blobs, entry);
+  } else {
+    const { config, layers } = parseManifest(bytes, object.digest);
+    for (const part of [config, ...layers]) await verifyPart(join(blobs, part.digest.slice(7)), part);
+  }
 }
 
 async function verifyPart(path: string, { digest, size }: Descriptor): Promise<void> {
