@@ -83,7 +83,7 @@ export class TarWrapper {
   /** Writes the placeholder; returns the offset at which the blob has to start. */
   begin(): number {
     const record = paxRecord(0);
-    this.writeHeaders(paxHeader(record), record, memberHeader("overlaybd.new", "xxtar", "xx", this.mode()));
+    this.writeHeaders(paxHeader(record), record, member("overlaybd.new", "xxtar", "xx", this.mode(), 0));
     return BLOB_START;
   }
 
@@ -97,7 +97,7 @@ export class TarWrapper {
     setText(pax, "magic", "ustar");
     setText(pax, "version", "00");
     setChecksum(pax);
-    this.writeHeaders(pax, record, memberHeader("overlaybd.commit", "ustar", "00", this.mode()));
+    this.writeHeaders(pax, record, memberHeader("overlaybd.commit", this.mode(), 0));
   }
 
   private writeHeaders(pax: Uint8Array, record: Uint8Array, member: Uint8Array): void {
@@ -122,14 +122,21 @@ function paxHeader(record: Uint8Array): Uint8Array {
   return header;
 }
 
-/** Header of the blob's member (section 1.2): no size, which only the PAX record has; no time; owned by root. */
-function memberHeader(name: string, magic: string, version: string, mode: number): Uint8Array {
+/**
+ * Header of a member (section 1.2): no time, owned by root. `size` is 0 for the layer's own, whose size only the PAX
+ * record has.
+ */
+export function memberHeader(name: string, mode: number, size: number): Uint8Array {
+  return member(name, "ustar", "00", mode, size);
+}
+
+function member(name: string, magic: string, version: string, mode: number, size: number): Uint8Array {
   const header = new Uint8Array(BLOCK_BYTES);
   setText(header, "name", name);
   setNumber(header, "mode", mode);
   setNumber(header, "uid", 0);
   setNumber(header, "gid", 0);
-  setNumber(header, "size", 0);
+  setNumber(header, "size", size);
   setNumber(header, "mtime", 0);
   setText(header, "type", "0");
   setText(header, "magic", magic);
