@@ -4,7 +4,7 @@ import { convert } from "../convert/convert.ts";
 import type { Progress } from "../convert/image.ts";
 import { OverlaybdError } from "../error.ts";
 import { repositoryAccess } from "../registry/access.ts";
-import { fixedCredentials } from "../registry/credentials.ts";
+import { fixedCredentials } from "../registry/credentials/source.ts";
 import { parseReference, type Reference } from "../registry/reference.ts";
 import { defineCommand } from "./_command.ts";
 import { interruptible } from "./_interrupt.ts";

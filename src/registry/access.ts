@@ -1,7 +1,8 @@
 /** From a reference to the repository it names: how the rest of the program gets at images. */
 import { authorize } from "./authorization.ts";
 import { RemoteRepository } from "./client.ts";
-import { type CredentialSource, dockerCredentials } from "./credentials.ts";
+import { dockerCredentials } from "./credentials/docker.ts";
+import type { CredentialSource } from "./credentials/source.ts";
 import { Health } from "./health.ts";
 import { Hedge } from "./hedge.ts";
 import { ImageLayout } from "./layout.ts";

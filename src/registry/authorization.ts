@@ -4,7 +4,7 @@
  */
 import { OverlaybdError } from "../error.ts";
 import { type Challenge, parseChallenges } from "./challenge.ts";
-import type { Credential, CredentialSource } from "./credentials.ts";
+import type { Credential, CredentialSource } from "./credentials/source.ts";
 import { parseJsonObject } from "./json.ts";
 import { describe, type HttpRequest, RequestError, type Transport } from "./transport.ts";
 
@@ -35,6 +35,8 @@ export function authorize(
 ): Transport {
   let challenges: readonly Challenge[] = [];
   const tokens = new Map<string, Token>();
+  /** For Basic, by repository: asking a source for each request would be slow. Kept until refused. */
+  const remembered = new Map<string, Promise<Credential | undefined>>();
 
   /** The Authorization value the last challenge asks for, or undefined: none. */
   async function authorization(request: HttpRequest): Promise<string | undefined> {
@@ -43,8 +45,18 @@ export function authorize(
     );
     if (bearer !== undefined) return `Bearer ${await cachedToken(bearer, request)}`;
     if (!challenges.some(({ scheme }) => scheme === "basic")) return undefined;
-    const credential = await credentials(host, repositoryOf(request));
+    const credential = await rememberedCredential(request);
     return credential !== undefined && "username" in credential ? basic(credential) : undefined;
+  }
+
+  function rememberedCredential(request: HttpRequest): Promise<Credential | undefined> {
+    const repository = repositoryOf(request);
+    const known = remembered.get(repository);
+    if (known !== undefined) return known;
+    const asked = credentials(host, repository, request.url);
+    remembered.set(repository, asked);
+    asked.catch(() => remembered.delete(repository));
+    return asked;
   }
 
   /** One token per set of scopes; whoever wants it while it is fetched waits for the same answer. */
@@ -72,7 +84,7 @@ export function authorize(
     challenge: Challenge,
     request: HttpRequest,
   ): Promise<{ value: string; renewAt: number }> {
-    const credential = await credentials(host, repositoryOf(request));
+    const credential = await credentials(host, repositoryOf(request), request.url);
     const response = await next(tokenRequest(challenge, request, credential));
     if (response.status !== 200) {
       const error = await response.unexpected();
@@ -108,6 +120,7 @@ export function authorize(
         throw refused(request, "the registry answered 401 without saying what it wants");
       challenges = parseChallenges(field);
       if (value !== undefined) forget(scopeKey(request), used);
+      remembered.delete(repositoryOf(request));
       const known = challenges.some(({ scheme }) => scheme === "bearer" || scheme === "basic");
       if (!known) throw refused(request, "the registry wants neither Basic nor Bearer authorization");
       // Once more with what it asks for: also a token it accepted before may have expired or been revoked.

@@ -1,5 +1,5 @@
 /**
- * Reading a JSON configuration file: typed access to its keys, with errors that name file and key. Unknown keys are
+ * Reading a configuration file, JSON unless said otherwise: typed access to its keys, with errors that name file and key. Unknown keys are
  * ignored, key names are case sensitive, nothing is coerced (image-config.md, general parsing rules).
  */
 import { readFile } from "node:fs/promises";
@@ -37,8 +37,18 @@ export class Fields {
         cause,
       });
     }
-    if (!isObject(value)) throw new OverlaybdError("E_CONFIG", `${file} does not hold a JSON object`);
+    return Fields.of(value, file);
+  }
+
+  /** The keys of a file in another notation. @throws OverlaybdError E_CONFIG when `value` is no object */
+  static of(value: unknown, file: string): Fields {
+    if (!isObject(value)) throw new OverlaybdError("E_CONFIG", `${file} does not hold an object`);
     return new Fields(file, "", value);
+  }
+
+  /** In the order of the file. */
+  keys(): string[] {
+    return Object.keys(this.values);
   }
 
   has(key: string): boolean {
@@ -78,6 +88,21 @@ export class Fields {
   object(key: string): Fields {
     const value = this.#typed(key, {}, "an object", isObject);
     return new Fields(this.file, `${this.prefix}${key}.`, value);
+  }
+
+  /** The elements of a list; a value that is no list is one of one element. None when it is missing. */
+  list(key: string): readonly unknown[] {
+    if (!this.has(key)) return [];
+    const value = this.values[key];
+    return Array.isArray(value) ? value : [value];
+  }
+
+  /** As `list`, of strings. */
+  strings(key: string): readonly string[] {
+    return this.list(key).map((value) => {
+      if (typeof value !== "string") throw this.wrong(key, "must be a string or a list of strings");
+      return value;
+    });
   }
 
   /** The objects of a list; none when it is missing. */

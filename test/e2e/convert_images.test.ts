@@ -7,7 +7,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { repositoryAccess } from "../../src/registry/access.ts";
-import { fixedCredentials } from "../../src/registry/credentials.ts";
+import { fixedCredentials } from "../../src/registry/credentials/source.ts";
 import { parseManifest } from "../../src/registry/descriptor.ts";
 import { parseReference } from "../../src/registry/reference.ts";
 import type { Repository } from "../../src/registry/repository.ts";

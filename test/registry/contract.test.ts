@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { type AccessOptions, repositoryAccess } from "../../src/registry/access.ts";
-import { fixedCredentials } from "../../src/registry/credentials.ts";
+import { fixedCredentials } from "../../src/registry/credentials/source.ts";
 import { MediaType, parseManifest } from "../../src/registry/descriptor.ts";
 import { digestOf } from "../../src/registry/digest.ts";
 import { parseReference } from "../../src/registry/reference.ts";

@@ -2,7 +2,8 @@
 import { afterAll, afterEach, describe, expect, test } from "bun:test";
 import { chmodSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { dockerCredentials, firstOf, fixedCredentials } from "../../src/registry/credentials.ts";
+import { dockerCredentials } from "../../src/registry/credentials/docker.ts";
+import { firstOf, fixedCredentials } from "../../src/registry/credentials/source.ts";
 import { temporaryDirectory } from "../fixtures/registry.ts";
 
 const directory = temporaryDirectory();
