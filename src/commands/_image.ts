@@ -33,6 +33,7 @@ export async function imageOptions(args: ImageArgs): Promise<ImageOptions> {
     engine: service.engine,
     access: {
       plain: args.plain,
+      readDeadline: service.readDeadline * 1000,
       tls: { insecure: args.insecure, authorities: args["root-ca"] },
     },
   };

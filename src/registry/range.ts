@@ -13,9 +13,15 @@ const WHOLE_BLOB_LIMIT = 8 * 1024 * 1024;
 /** Attempts at answers that are wrong: a broken proxy on the way may be one of several. */
 const DUBIOUS_ATTEMPTS = 3;
 
+/** Milliseconds for which an image is taken to be only just being opened. */
+const OPENING_MS = 30_000;
+
 export class RangeReader {
-  /** A registry that has never answered is more likely misnamed than down: waiting for it would only hide that. */
-  #answered = false;
+  /**
+   * From when on (`performance.now()`) waiting is better than failing. A registry that does not answer while an image
+   * is opened is more likely misnamed than down; one that has answered before is down.
+   */
+  #patientFrom = performance.now() + OPENING_MS;
 
   constructor(private readonly repository: RemoteRepository) {}
 
@@ -27,7 +33,8 @@ export class RangeReader {
     if (length === 0) return new Uint8Array();
     const { exchange, deadline, hedge, reading } = this.repository.options;
     const request = ranged(this.repository.blobRequest(digest), offset, length);
-    const policy = (this.#answered ? reading : undefined) ?? this.repository.policy;
+    const patient = performance.now() >= this.#patientFrom;
+    const policy = (patient ? reading : undefined) ?? this.repository.policy;
     const bytes = await retry(policy, (attempt, left) => {
       const limit = Math.round(Math.min(deadline + length / SLOWEST_RATE, left));
       return hedge.race(length, async (signal, extra) => {
@@ -37,7 +44,7 @@ export class RangeReader {
         return exchange(sent, (response) => this.#receive(response, digest, offset, length, size));
       });
     });
-    this.#answered = true;
+    this.#patientFrom = 0;
     return bytes;
   }
 

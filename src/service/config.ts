@@ -11,6 +11,8 @@ export const DEFAULT_REFILL_BYTES = 256 << 10;
 /** Largest refill size; a disk that is full leaves room in memory for only a few units. */
 const MAX_REFILL_BYTES = 4 << 20;
 const GIB = 2 ** 30;
+/** Longer than the restart of a registry or of a network takes. */
+const DEFAULT_READ_DEADLINE = 300;
 
 /** Absent strings are "", as in the file. */
 export interface ServiceConfig {
@@ -30,6 +32,8 @@ export interface ServiceConfig {
   readonly proxy: string;
   /** Ours: directory of containerd's registry hosts (`certs.d`); "": none. */
   readonly hostsDirectory: string;
+  /** Ours: seconds for which a read of a disk is tried again when a registry fails; then it is an I/O error. */
+  readonly readDeadline: number;
 }
 
 /** What is fetched is kept here (cache-download-prefetch.md). */
@@ -108,6 +112,7 @@ function decode(fields: Fields): ServiceConfig {
     userAgent: fields.string("userAgent"),
     proxy: fields.string("proxy"),
     hostsDirectory: fields.string("hostsDirectory"),
+    readDeadline: fields.integer("readDeadline", DEFAULT_READ_DEADLINE, 1, 7 * 24 * 3600),
   };
 }
 

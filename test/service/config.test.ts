@@ -40,6 +40,7 @@ test("has defaults for everything; unknown keys are ignored", async () => {
     userAgent: "",
     proxy: "",
     hostsDirectory: "",
+    readDeadline: 300,
   });
 });
 
