@@ -13,6 +13,8 @@ static int is_size(double bytes) { return bytes >= 0 && bytes < MAX_FILE_BYTES; 
 
 EXPORT int shim_descriptor_lock(int fd) { return flock(fd, LOCK_EX | LOCK_NB) == 0 ? 0 : -errno; }
 
+EXPORT int shim_descriptor_share(int fd) { return flock(fd, LOCK_SH | LOCK_NB) == 0 ? 0 : -errno; }
+
 EXPORT int shim_descriptor_replace(int target, int source) {
   if (target == source) return -EINVAL;
   int rc;

@@ -5,6 +5,7 @@ import { bind } from "./library.ts";
 
 const shim = bind({
   shim_descriptor_lock: { args: ["i32"], returns: "i32" },
+  shim_descriptor_share: { args: ["i32"], returns: "i32" },
   shim_descriptor_replace: { args: ["i32", "i32"], returns: "i32" },
   shim_descriptor_anonymous: { args: ["f64"], returns: "i32" },
   shim_descriptor_punch: { args: ["i32", "f64", "f64"], returns: "i32" },
@@ -14,6 +15,17 @@ const shim = bind({
 /** Takes an exclusive flock(2) on an open file; false when somebody else has it. Closing the file releases it. */
 export function tryLock(fd: number): boolean {
   const result = shim.shim_descriptor_lock(fd);
+  if (result === -constants.errno.EWOULDBLOCK) return false;
+  check(result, "flock", `fd ${fd}`);
+  return true;
+}
+
+/**
+ * Takes a shared flock(2); false when somebody has the file exclusively. A lock that is held becomes one of this kind; a
+ * try that fails, of this function and of `tryLock`, loses it.
+ */
+export function tryShare(fd: number): boolean {
+  const result = shim.shim_descriptor_share(fd);
   if (result === -constants.errno.EWOULDBLOCK) return false;
   check(result, "flock", `fd ${fd}`);
   return true;

@@ -54,21 +54,25 @@ async function holds(file: FileHandle): Promise<boolean> {
 
 /**
  * Calls `remove` with the path of every claimed file of the directory whose process has ended. It has to remove that
- * file, last; nobody else does so meanwhile. Only file names that end in `suffix` count.
+ * file, last; nobody else does so meanwhile. Only file names that end in `suffix` count. Returns the paths of those whose
+ * process lives.
  */
 export async function sweepClaimed(
   directory: string,
   suffix: string,
   remove: (path: string) => Promise<void>,
-): Promise<void> {
+): Promise<string[]> {
+  const living: string[] = [];
   for (const name of await readdir(directory)) {
     if (!name.endsWith(suffix)) continue;
     const path = join(directory, name);
     const file = await open(path, constants.O_RDWR | constants.O_NOFOLLOW).catch(() => undefined);
     try {
       if (file && (await holds(file))) await remove(path);
+      else if (file) living.push(path);
     } finally {
       await file?.close();
     }
   }
+  return living;
 }

@@ -30,6 +30,18 @@ static void test_lock(void) {
   CHECK(shim_descriptor_lock(-1) == -EBADF);
 }
 
+static void test_share(void) {
+  char path[] = "/tmp/overlaybd-lock-XXXXXX";
+  const int first = mkstemp(path), second = open(path, O_RDWR | O_CLOEXEC);
+  CHECK(first >= 0 && second >= 0 && unlink(path) == 0);
+  CHECK(shim_descriptor_share(first) == 0 && shim_descriptor_share(second) == 0);
+  CHECK(shim_descriptor_lock(first) == -EWOULDBLOCK && shim_descriptor_share(first) == 0);
+  close(second);
+  CHECK(shim_descriptor_lock(first) == 0 && shim_descriptor_share(first) == 0);
+  close(first);
+  CHECK(shim_descriptor_share(-1) == -EBADF);
+}
+
 static void test_replace(void) {
   const int one = shim_descriptor_anonymous(10), two = shim_descriptor_anonymous(20);
   CHECK(one >= 0 && two >= 0);
@@ -121,6 +133,7 @@ static void test_data(void) {
 
 int main(void) {
   test_lock();
+  test_share();
   test_replace();
   test_anonymous();
   test_punch();
