@@ -10,10 +10,31 @@ export interface Blob extends ByteSource {
   readonly view: BlobView;
   /** What fetching has cost so far, shared by all who have the blob open; absent when nothing is ever fetched. */
   readonly stats?: CacheStats;
-  /** Makes [offset, offset + length) readable from `view.fd`. Concurrent callers of one range share one fetch. */
-  fetch(offset: number, length: number): Promise<void>;
+  /**
+   * Makes [offset, offset + length) readable from `view.fd`. Concurrent callers of one range share one fetch.
+   * @param damaged the residency's epoch at which a reader found these bytes to be wrong: what is there is given up and
+   * fetched once more.
+   * @throws OverlaybdError E_CORRUPT when what was fetched once more is wrong too; what the origin throws.
+   */
+  fetch(offset: number, length: number, damaged?: number): Promise<void>;
+  /** Absent when the blob is a local file from the start. */
+  readonly kept?: KeptBytes;
   /** Releases the descriptor. The view must not be used any more. */
   close(): Promise<void>;
+}
+
+/** What a blob of a registry has on this machine. */
+export interface KeptBytes {
+  /** Bytes that are here and were verified, or null when not all of them are. */
+  read(offset: number, length: number): Promise<Uint8Array | null>;
+  /** Gives up all that was used so far, so that it is fetched anew. */
+  discard(): Promise<void>;
+  /**
+   * From now on everything is read from a local file that holds the whole blob; the caller has verified it. Readers do
+   * not notice.
+   * @throws OverlaybdError E_NOT_FOUND, E_IO; E_CORRUPT when its size is another one.
+   */
+  adopt(path: string): Promise<void>;
 }
 
 /** What an I/O worker needs to read a blob. Structured-cloneable; memory is shared, not copied. */
@@ -36,6 +57,8 @@ export interface BlobView {
 export interface Residency {
   /** Bit u & 31 of word u >> 5 stands for bytes [u × unit, (u + 1) × unit). */
   readonly bits: Uint32Array<SharedArrayBuffer>;
+  /** Which units were read since somebody last looked (bits as above); what was not goes first when room is needed. */
+  readonly used: Uint32Array<SharedArrayBuffer>;
   /** Bytes in a refill unit. */
   readonly unit: number;
   /** One word, shared by all blobs of a cache, that counts withdrawals. */
@@ -52,8 +75,10 @@ export interface CacheStats {
   hits: number;
   /** Units that had to be fetched. */
   misses: number;
-  /** Units on disk whose bytes were not what had been recorded; fetched again, counted in `misses` too. */
+  /** Units on disk that turned out to be damaged; fetched again, counted in `misses` too. */
   damaged: number;
+  /** Units of open objects that had to make room. */
+  evicted: number;
   /** Times that the disk refused bytes. */
   refused: number;
 }

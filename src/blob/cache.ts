@@ -1,54 +1,82 @@
 /**
  * The persistent file cache between a registry and its readers (cache-download-prefetch.md section 1): one sparse file
  * per object in one directory, shared by all processes that name it. How crashes are survived is told in `store.ts`,
- * what happens when the disk is full in `cached.ts`.
+ * how its size is bounded in `budget.ts`, what happens when the disk takes nothing in `media.ts`.
  */
-import { type FileHandle, mkdir } from "node:fs/promises";
-import { join } from "node:path";
+import { mkdir, rm } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import { OverlaybdError } from "../error.ts";
-import { lockFile } from "../native/lock.ts";
 import { DEFAULT_REFILL_BYTES } from "../service/config.ts";
 import type { Blob, CacheStats } from "./blob.ts";
+import { Budget, type Room, UncountedRoom } from "./budget.ts";
 import { CachedBlob } from "./cached.ts";
+import { CacheDirectory, isDigest, type ObjectPaths, objectPaths } from "./directory.ts";
 import type { RangeOrigin } from "./origin.ts";
 import { addStats, emptyStats } from "./stats.ts";
 import { UnitStore } from "./store.ts";
+import { WindowMemory } from "./window.ts";
 
 /** How long another process may take to create or drop a pair of files. */
 const LOCK_TIMEOUT_MS = 30_000;
-
-/** Also what makes a digest safe as a file name. */
-const DIGEST = /^[a-z0-9]+:[0-9a-f]{32,128}$/;
+/** How often the size of the cache and the space on its disk are looked at, whatever happens (image-config.md 1.2). */
+const TICK_MS = 10_000;
+/** The file in a layer's directory that a download fills. */
+const DOWNLOAD = ".download";
 
 type Entry = { readonly opening: Promise<CachedBlob>; readonly size: number; users: number };
 
+export interface CacheOptions {
+  /** Refill size in bytes, a power of two and a multiple of 4096. */
+  readonly unit?: number;
+  /** Bytes that the directory may hold; default: whatever the disk does. */
+  readonly capacity?: number;
+  /** Whether layers with a directory of their own are kept there, where their download completes them (`download`). */
+  readonly inLayers?: boolean;
+}
+
 export class FileCache {
+  /** Bytes. */
+  readonly unit: number;
+  readonly #directory: CacheDirectory;
+  readonly #inLayers: boolean;
+  readonly #budget: Budget;
+  readonly #layerRoom = new UncountedRoom();
   readonly #entries = new Map<string, Entry>();
   readonly #epoch = new Uint32Array(new SharedArrayBuffer(4));
+  readonly #memory = new WindowMemory();
+  /** Those that were asked to shrink last come last. */
   readonly #live = new Set<CachedBlob>();
   /** Counts of objects that are closed. */
   readonly #past = emptyStats();
-  #turn: Promise<unknown> = Promise.resolve();
+  #ticking: ReturnType<typeof setInterval> | undefined;
 
-  /** `unit`: refill size in bytes, a power of two and a multiple of 4096. The directory is created when first needed. */
+  /** The directory is created when first needed. */
   constructor(
     readonly directory: string,
-    readonly unit: number = DEFAULT_REFILL_BYTES,
-  ) {}
+    options: CacheOptions = {},
+  ) {
+    const { unit = DEFAULT_REFILL_BYTES, capacity = Number.MAX_SAFE_INTEGER, inLayers = false } = options;
+    this.unit = unit;
+    this.#inLayers = inLayers;
+    this.#directory = new CacheDirectory(directory);
+    this.#budget = new Budget(this.#directory, capacity, (bytes) => this.#shrink(bytes));
+  }
 
   /**
    * Opens an object through the cache. Openers of one digest share everything; the first one's origin is used.
+   * @param layer the layer's own directory, if it has one.
    * @throws OverlaybdError E_CORRUPT when its size is not what another opener says; E_IO when the directory is unusable
    * for another reason than being full; E_LIMIT, E_BUSY.
    */
-  async open(digest: string, origin: RangeOrigin): Promise<Blob> {
-    if (!DIGEST.test(digest)) {
+  async open(digest: string, origin: RangeOrigin, layer?: string): Promise<Blob> {
+    if (!isDigest(digest)) {
       throw new OverlaybdError("E_CONFIG", `${JSON.stringify(digest)} of ${origin.name} is not a digest`);
     }
-    let entry = this.#entries.get(digest);
+    const media = this.#inLayers && layer ? join(layer, DOWNLOAD) : join(this.directory, digest);
+    let entry = this.#entries.get(media);
     if (!entry) {
-      entry = { opening: this.#openObject(digest, origin), size: origin.size, users: 0 };
-      this.#entries.set(digest, entry);
+      entry = { opening: this.#openObject(digest, media, origin), size: origin.size, users: 0 };
+      this.#entries.set(media, entry);
     }
     if (entry.size !== origin.size) {
       const sizes = `${entry.size} and ${origin.size} bytes`;
@@ -59,11 +87,30 @@ export class FileCache {
     }
     entry.users++;
     try {
-      return this.#share(digest, entry, await entry.opening);
+      return this.#share(media, entry, await entry.opening);
     } catch (error) {
-      if (this.#entries.get(digest) === entry) this.#entries.delete(digest);
+      if (this.#entries.get(media) === entry) this.#entries.delete(media);
       throw error;
     }
+  }
+
+  /**
+   * Opens the files that a download of an object into a layer's directory fills, which readers may be filling too.
+   * @throws OverlaybdError; the system's error, with its `code`.
+   */
+  openDownload(digest: string, size: number, layer: string, unit: number): Promise<UnitStore> {
+    const paths = objectPaths(join(layer, DOWNLOAD));
+    return this.#directory.exclusively(LOCK_TIMEOUT_MS, () =>
+      UnitStore.open(paths, digest, size, this.#inLayers ? this.unit : unit),
+    );
+  }
+
+  /** Removes what `openDownload` opened. Whoever has it open keeps it. */
+  dropDownload(layer: string): Promise<void> {
+    const { media, map } = objectPaths(join(layer, DOWNLOAD));
+    return this.#directory.exclusively(LOCK_TIMEOUT_MS, async () => {
+      await Promise.all([rm(media, { force: true }), rm(map, { force: true })]);
+    });
   }
 
   /** Counts of all objects since the cache was constructed. */
@@ -71,7 +118,7 @@ export class FileCache {
     return [this.#past, ...[...this.#live].map((blob) => blob.stats)].reduce(addStats, emptyStats());
   }
 
-  #share(digest: string, entry: Entry, blob: CachedBlob): Blob {
+  #share(media: string, entry: Entry, blob: CachedBlob): Blob {
     let released = false;
     return {
       name: blob.view.name,
@@ -79,26 +126,27 @@ export class FileCache {
       view: blob.view,
       stats: blob.stats,
       read: (offset, length) => blob.read(offset, length),
-      fetch: (offset, length) => blob.fetch(offset, length),
+      fetch: (offset, length, damaged) => blob.fetch(offset, length, damaged),
+      kept: {
+        read: (offset, length) => blob.readKept(offset, length),
+        discard: () => blob.discard(),
+        adopt: (path) => blob.adopt(path),
+      },
       close: async () => {
         if (released) return;
         released = true;
-        if (--entry.users > 0) return;
-        this.#entries.delete(digest);
-        await blob.close();
-        this.#live.delete(blob);
-        addStats(this.#past, blob.stats);
+        if (--entry.users === 0) await this.#closeObject(media, blob);
       },
     };
   }
 
-  async #openObject(digest: string, origin: RangeOrigin): Promise<CachedBlob> {
-    const opening = this.#turn.then(() => this.#openStore(digest, origin.size));
-    this.#turn = opening.catch(() => {});
-    const store = await opening;
+  async #openObject(digest: string, media: string, origin: RangeOrigin): Promise<CachedBlob> {
+    const store = await this.#openStore(digest, objectPaths(media), origin.size);
+    const room: Room = dirname(media) === this.directory ? this.#budget : this.#layerRoom;
     try {
-      const blob = new CachedBlob(origin, store, this.unit, this.#epoch);
+      const blob = new CachedBlob(origin, store, this.unit, this.#epoch, room, this.#memory);
       this.#live.add(blob);
+      this.#ticking ??= setInterval(() => void this.#budget.tick(), TICK_MS).unref();
       return blob;
     } catch (cause) {
       await store?.close();
@@ -106,13 +154,24 @@ export class FileCache {
     }
   }
 
-  /** The object's files; null when there is no room for them. One at a time in a process, and under the lock. */
-  async #openStore(digest: string, size: number): Promise<UnitStore | null> {
-    let lock: FileHandle | undefined;
+  async #closeObject(media: string, blob: CachedBlob): Promise<void> {
+    this.#entries.delete(media);
+    await blob.close();
+    this.#live.delete(blob);
+    addStats(this.#past, blob.stats);
+    if (this.#live.size > 0) return;
+    clearInterval(this.#ticking);
+    this.#ticking = undefined;
+    await this.#budget.close();
+  }
+
+  /** The object's files; null when there is no room for them. */
+  async #openStore(digest: string, paths: ObjectPaths, size: number): Promise<UnitStore | null> {
     try {
-      await mkdir(this.directory, { recursive: true, mode: 0o755 });
-      lock = await this.#lock();
-      return await UnitStore.open(this.directory, digest, size, this.unit);
+      return await this.#directory.exclusively(LOCK_TIMEOUT_MS, async () => {
+        await mkdir(dirname(paths.media), { recursive: true, mode: 0o755 });
+        return UnitStore.open(paths, digest, size, this.unit);
+      });
     } catch (cause) {
       if (cause instanceof OverlaybdError) throw cause;
       const { code, message } = cause as NodeJS.ErrnoException;
@@ -120,18 +179,19 @@ export class FileCache {
       throw new OverlaybdError("E_IO", `cannot use the cache directory ${this.directory}: ${message}`, {
         cause,
       });
-    } finally {
-      await lock?.close();
     }
   }
 
-  async #lock(): Promise<FileHandle> {
-    const path = join(this.directory, ".lock");
-    const lock = await lockFile(path, LOCK_TIMEOUT_MS);
-    if (lock) return lock;
-    throw new OverlaybdError(
-      "E_BUSY",
-      `another process has held ${path} for ${LOCK_TIMEOUT_MS / 1000} seconds`,
-    );
+  /** Lets open objects give up about that many bytes: first what was not read lately, then anything. */
+  async #shrink(bytes: number): Promise<void> {
+    let missing = bytes;
+    for (let round = 0; round < 2; round++) {
+      for (const blob of [...this.#live]) {
+        if (missing <= 0) return;
+        this.#live.delete(blob);
+        this.#live.add(blob);
+        missing -= await blob.shrink(missing);
+      }
+    }
   }
 }

@@ -1,5 +1,5 @@
 /** A blob that is a local file: everything is there, nothing is ever fetched. */
-import { close, fstat, ftruncate, open, read, type Stats, write } from "node:fs";
+import { close, fstat, ftruncate, futimes, open, read, type Stats, write } from "node:fs";
 import { promisify } from "node:util";
 import { OverlaybdError } from "../error.ts";
 import type { Blob, BlobView } from "./blob.ts";
@@ -13,6 +13,7 @@ export const openFile = promisify(open) as (
 export const statFile = promisify(fstat) as (fd: number) => Promise<Stats>;
 export const truncateFile = promisify(ftruncate) as (fd: number, size: number) => Promise<void>;
 export const closeFile = promisify(close);
+const setTimes = promisify(futimes) as (fd: number, accessed: Date, modified: Date) => Promise<void>;
 const readAt = promisify(read) as (
   fd: number,
   buffer: Uint8Array,
@@ -120,6 +121,12 @@ export async function readExactly(
     }
     done += count;
   }
+}
+
+/** Notes that a file was used now, as its time of modification. */
+export function touchFile(fd: number): Promise<void> {
+  const now = new Date();
+  return setTimes(fd, now, now);
 }
 
 /** Writes all of `bytes` at `offset`. @throws the system's error, with its `code`. */

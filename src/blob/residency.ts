@@ -4,11 +4,16 @@ import type { Residency } from "./blob.ts";
 /** A residency with nothing there, for an object of `size` bytes. */
 export function emptyResidency(size: number, unit: number, epoch: Uint32Array<SharedArrayBuffer>): Residency {
   const words = Math.ceil(Math.ceil(size / unit) / 32);
-  return { bits: new Uint32Array(new SharedArrayBuffer(words * 4)), unit, epoch };
+  const bits = () => new Uint32Array(new SharedArrayBuffer(words * 4));
+  return { bits: bits(), used: bits(), unit, epoch };
+}
+
+function hasBit(words: Uint32Array, unit: number): boolean {
+  return ((Atomics.load(words, unit >>> 5) >>> (unit & 31)) & 1) === 1;
 }
 
 export function hasUnit(residency: Residency, unit: number): boolean {
-  return ((Atomics.load(residency.bits, unit >>> 5) >>> (unit & 31)) & 1) === 1;
+  return hasBit(residency.bits, unit);
 }
 
 /** Whether every byte of [offset, offset + length) is there. Does not allocate. */
@@ -20,14 +25,36 @@ export function hasRange(residency: Residency, offset: number, length: number): 
   return true;
 }
 
+/** The same, for a reader: what it asks for counts as used. */
+export function useRange(residency: Residency, offset: number, length: number): boolean {
+  if (!hasRange(residency, offset, length)) return false;
+  const last = Math.floor((offset + length - 1) / residency.unit);
+  for (let unit = Math.floor(offset / residency.unit); unit <= last; unit++) {
+    if (!hasBit(residency.used, unit)) Atomics.or(residency.used, unit >>> 5, 1 << (unit & 31));
+  }
+  return true;
+}
+
+/** Whether the unit was used since this was last asked. */
+export function takeUse(residency: Residency, unit: number): boolean {
+  if (!hasBit(residency.used, unit)) return false;
+  Atomics.and(residency.used, unit >>> 5, ~(1 << (unit & 31)));
+  return true;
+}
+
 /** Announces a unit whose bytes are in the file. */
 export function addUnit(residency: Residency, unit: number): void {
   Atomics.or(residency.bits, unit >>> 5, 1 << (unit & 31));
 }
 
-/** Withdraws a unit; afterwards its bytes may go. */
-export function withdrawUnit(residency: Residency, unit: number): void {
-  Atomics.and(residency.bits, unit >>> 5, ~(1 << (unit & 31)));
+/** Announces every unit. */
+export function addAll(residency: Residency): void {
+  for (let word = 0; word < residency.bits.length; word++) Atomics.store(residency.bits, word, ~0);
+}
+
+/** Withdraws units; afterwards their bytes may go. */
+export function withdrawUnits(residency: Residency, units: readonly number[]): void {
+  for (const unit of units) Atomics.and(residency.bits, unit >>> 5, ~(1 << (unit & 31)));
   Atomics.add(residency.epoch, 0, 1);
 }
 

@@ -7,6 +7,7 @@ export const emptyStats = (): CacheStats => ({
   hits: 0,
   misses: 0,
   damaged: 0,
+  evicted: 0,
   refused: 0,
 });
 

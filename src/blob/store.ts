@@ -1,9 +1,9 @@
 /**
- * The part of a cached object that outlives the process: two files in the cache directory.
+ * The part of a cached object that outlives the process: two files, in the cache directory or in a layer's own.
  *
- * `<digest>`: the media file, a sparse copy of the object with byte x at byte x (upstream's layout,
+ * `<digest>` (`.download` in a layer's directory): the media file, a sparse copy of the object with byte x at byte x (upstream's layout,
  * cache-download-prefetch.md section 1.1).
- * `<digest>.map`: which refill units of it can be trusted. 32 bytes of header (magic, version, unit, object size,
+ * The same with `.map`: which refill units of it can be trusted. 32 bytes of header (magic, version, unit, object size,
  * hash of those), then 8 bytes a unit: the XXH3-64 of the unit's bytes, or 0 for a unit that is not there.
  *
  * Nothing is ever synced and no order of writes to the disk is relied on. A unit's hash is recorded after its bytes
@@ -13,14 +13,16 @@
  * costs far less than the read that it comes with, and than an fdatasync.
  *
  * Several processes may have the object open: bytes of a unit never change, so writing it twice is harmless, and
- * a record written by another process is picked up on the next look. Only creating and dropping the pair of files
- * needs a lock (the directory's, see `FileCache`); dropping unlinks, so who has the old pair open keeps it intact.
+ * a record written by another process is picked up on the next look. Who has the object open holds a shared lock on
+ * its map. Creating, dropping and shrinking it needs the directory's lock (see `CacheDirectory`): a pair that does not
+ * fit the object is unlinked, so who has it open keeps it intact; units go only while nobody else has the object open.
  */
 import { constants } from "node:fs";
 import { rm } from "node:fs/promises";
-import { join } from "node:path";
 import { OverlaybdError } from "../error.ts";
-import { closeFile, openFile, readExactly, statFile, truncateFile, writeExactly } from "./file.ts";
+import { punchHole, tryLock, tryShare } from "../native/descriptor.ts";
+import type { ObjectPaths } from "./directory.ts";
+import { closeFile, openFile, readExactly, statFile, touchFile, truncateFile, writeExactly } from "./file.ts";
 
 const MAGIC = 0x5041_4d44_424f_0001n;
 const HEADER_BYTES = 32;
@@ -43,19 +45,19 @@ export class UnitStore {
    * missing. The caller holds the directory's lock.
    * @throws the system's error, with its `code`; OverlaybdError E_LIMIT.
    */
-  static async open(directory: string, digest: string, size: number, unit: number): Promise<UnitStore> {
+  static async open(paths: ObjectPaths, digest: string, size: number, unit: number): Promise<UnitStore> {
     if (size > MAX_OBJECT_BYTES) {
       throw new OverlaybdError(
         "E_LIMIT",
         `${digest} is said to be ${size} bytes long; the cache takes up to 1 TiB`,
       );
     }
-    const paths = { media: join(directory, digest), map: join(directory, `${digest}.map`) };
     const header = encodeHeader(digest, size, unit);
     const records = new BigUint64Array(Math.ceil(size / unit));
     const existing = await openPair(paths, constants.O_RDWR);
     if (existing) {
-      if (await loadRecords(existing, header, size, records)) {
+      if (tryShare(existing.map) && (await loadRecords(existing, header, size, records))) {
+        await touchFile(existing.media);
         return new UnitStore(existing, size, unit, records);
       }
       await closePair(existing);
@@ -64,6 +66,7 @@ export class UnitStore {
     const fresh = await openPair(paths, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL);
     if (!fresh) throw new OverlaybdError("E_IO", `${paths.media} vanished while it was created`);
     try {
+      tryShare(fresh.map);
       await truncateFile(fresh.media, size);
       // All records are written now, so that a full disk cannot refuse one later; the header comes last.
       await writeExactly(fresh.map, bytesOf(records), HEADER_BYTES);
@@ -89,7 +92,8 @@ export class UnitStore {
       // Somebody cut the map short. What this process knows of the media is checked before it is believed.
       return;
     }
-    this.records.set(latest, first);
+    // What is not in the map may be under way to it.
+    for (let i = 0; i < count; i++) if (latest[i] !== ABSENT) this.records[first + i] = latest[i];
   }
 
   has(unit: number): boolean {
@@ -123,7 +127,40 @@ export class UnitStore {
     await writeExactly(this.files.map, bytesOf(records), HEADER_BYTES + first * RECORD_BYTES);
   }
 
+  /** Gives up what is recorded of units, so that nobody believes it any more. Their bytes stay. */
+  async forget(first: number, count: number): Promise<void> {
+    this.records.fill(ABSENT, first, first + count);
+    const records = this.records.subarray(first, first + count);
+    await writeExactly(this.files.map, bytesOf(records), HEADER_BYTES + first * RECORD_BYTES);
+  }
+
+  /** Gives up units and their room on the disk. */
+  async drop(first: number, count: number): Promise<void> {
+    await this.forget(first, count);
+    punchHole(this.files.media, first * this.unit, count * this.unit);
+  }
+
+  /** Makes the media file as long as it was, if somebody cut it short; false then. */
+  async restoreSize(): Promise<boolean> {
+    if ((await statFile(this.files.media)).size === this.size) return true;
+    await truncateFile(this.files.media, this.size);
+    return false;
+  }
+
+  /**
+   * Runs `work` while nobody else has the object open; null when somebody has. The caller holds the directory's lock,
+   * without which the object could be opened meanwhile.
+   */
+  async alone<T>(work: () => Promise<T>): Promise<T | null> {
+    try {
+      return tryLock(this.files.map) ? await work() : null;
+    } finally {
+      tryShare(this.files.map);
+    }
+  }
+
   async close(): Promise<void> {
+    await touchFile(this.files.media);
     await closePair(this.files);
   }
 }

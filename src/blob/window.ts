@@ -1,23 +1,55 @@
 /**
- * Stand-in for a cache file that the disk cannot take: an anonymous file in memory that holds the most recently
- * fetched refill units at their places, and punches the oldest out when it is full.
+ * Stand-in for a cache file that the disk cannot take: an anonymous file in memory that holds refill units of one object
+ * at their places. All windows of a cache share one bound; the units that came first are punched out when it is reached.
  */
 import { closeSync, writeSync } from "node:fs";
 import { OverlaybdError } from "../error.ts";
 import { anonymousFile, punchHole } from "../native/descriptor.ts";
 
-/** Enough for dozens of requests in flight, so that none finds its units gone before it has read them. */
-export const WINDOW_BYTES = 32 << 20;
+/** Enough for more than a hundred requests in flight, so that none finds its units gone before it has read them. */
+export const WINDOW_BYTES = 128 << 20;
+
+interface Resident {
+  readonly window: Window;
+  readonly unit: number;
+}
+
+/** The memory that windows share. */
+export class WindowMemory {
+  /** First come, first to go. */
+  readonly #residents = new Set<Resident>();
+  #bytes = 0;
+
+  add(resident: Resident): void {
+    this.#residents.add(resident);
+    this.#bytes += resident.window.unit;
+    for (const oldest of this.#residents) {
+      if (this.#bytes <= WINDOW_BYTES) return;
+      this.#remove(oldest);
+      oldest.window.displace(oldest.unit);
+    }
+  }
+
+  /** Forgets all of a window that is closed. */
+  release(window: Window): void {
+    for (const resident of this.#residents) if (resident.window === window) this.#remove(resident);
+  }
+
+  #remove(resident: Resident): void {
+    this.#residents.delete(resident);
+    this.#bytes -= resident.window.unit;
+  }
+}
 
 export class Window {
   readonly fd: number;
-  /** Units in the file, oldest first. */
-  readonly #resident: number[] = [];
+  readonly #units = new Set<number>();
 
   /** `withdraw` is called before a unit's bytes go. */
   constructor(
     size: number,
-    private readonly unit: number,
+    readonly unit: number,
+    private readonly memory: WindowMemory,
     private readonly withdraw: (unit: number) => void,
   ) {
     this.fd = anonymousFile(size);
@@ -25,12 +57,6 @@ export class Window {
 
   /** Stores one unit's bytes. @throws OverlaybdError E_IO when memory is short too. */
   put(unit: number, bytes: Uint8Array): void {
-    if (this.#resident.includes(unit)) return;
-    if ((this.#resident.length + 1) * this.unit > WINDOW_BYTES) {
-      const oldest = this.#resident.shift() as number;
-      this.withdraw(oldest);
-      punchHole(this.fd, oldest * this.unit, this.unit);
-    }
     try {
       for (let done = 0; done < bytes.length; ) {
         done += writeSync(this.fd, bytes, done, bytes.length - done, unit * this.unit + done);
@@ -43,10 +69,20 @@ export class Window {
         { cause },
       );
     }
-    this.#resident.push(unit);
+    if (this.#units.has(unit)) return;
+    this.#units.add(unit);
+    this.memory.add({ window: this, unit });
+  }
+
+  /** Gives a unit up. */
+  displace(unit: number): void {
+    this.withdraw(unit);
+    this.#units.delete(unit);
+    punchHole(this.fd, unit * this.unit, this.unit);
   }
 
   close(): void {
+    this.memory.release(this);
     closeSync(this.fd);
   }
 }

@@ -1,7 +1,7 @@
 /** Options of every command that opens an image. */
-import { FileCache } from "../blob/cache.ts";
 import type { ImageOptions } from "../image/open.ts";
 import { loadServiceConfig } from "../service/config.ts";
+import { configuredCache } from "./_cache.ts";
 import type { Definitions, Values } from "./_command.ts";
 
 export const imageArgs = {
@@ -29,7 +29,7 @@ type ImageArgs = Partial<Values<typeof imageArgs>>;
 export async function imageOptions(args: ImageArgs): Promise<ImageOptions> {
   const service = await loadServiceConfig(args.service_config_path);
   return {
-    cache: new FileCache(args["cache-dir"] ?? service.cache.directory, service.cache.refillBytes),
+    cache: configuredCache(service.cache, args["cache-dir"]),
     engine: service.engine,
     access: {
       plain: args.plain,

@@ -1,8 +1,8 @@
 /** `overlaybd-apply`: unpacks a layer tar into the file system of an image or a plain file (cli.md). */
-import { FileCache } from "../blob/cache.ts";
 import { applyToImage, applyToRaw } from "../convert/applied.ts";
 import { OverlaybdError } from "../error.ts";
 import { loadServiceConfig } from "../service/config.ts";
+import { configuredCache } from "./_cache.ts";
 import { defineTool, flag, option, optionOr, positional } from "./_tool.ts";
 
 export const tool = defineTool({
@@ -30,7 +30,7 @@ export const tool = defineTool({
       report(applyToRaw(job, args.target).skippedXattrs);
     } else {
       const { cache: kept, engine } = await loadServiceConfig(args.serviceConfig);
-      const cache = new FileCache(kept.directory, kept.refillBytes);
+      const cache = configuredCache(kept);
       report((await applyToImage(job, args.target, { cache, engine })).skippedXattrs);
     }
     process.stderr.write(`${args.checksum}\n`);

@@ -62,7 +62,7 @@ try {
   writer.finish();
   sink.finish();
 
-  const image = await openSource(layer, { cache: new FileCache(join(folder, "cache"), 1 << 18) });
+  const image = await openSource(layer, { cache: new FileCache(join(folder, "cache"), { unit: 1 << 18 }) });
   const imageWorker = new IoWorker<DiskTables>();
   const rawWorker = new IoWorker<RawDisk>(join(import.meta.dir, "../device/raw_disk.ts"));
   const source = { disk: image.tables, writable: false, fetch: (range: MissingRange) => image.fetch(range) };

@@ -193,7 +193,7 @@ describe("what is on disk", () => {
   test("is dropped when the refill size is another one", async () => {
     await readAll();
     const origin = new MemoryOrigin(bytes);
-    const blob = await new FileCache(directory, 4096).open(DIGEST, origin);
+    const blob = await new FileCache(directory, { unit: 4096 }).open(DIGEST, origin);
     await blob.read(0, 1);
     expect(origin.requests).toEqual([{ offset: 0, length: 4096 }]);
     await blob.close();
@@ -372,7 +372,7 @@ describe.skipIf(!mayMount)("a full disk", () => {
     await $`head -c 60000 /dev/zero > ${disk}/filler`.quiet();
     // 2^27 bytes in units of 4 KiB: the map alone takes 256 KiB.
     const content = sampleBytes(1 << 20);
-    const blob = await new FileCache(disk, 4096).open(DIGEST, {
+    const blob = await new FileCache(disk, { unit: 4096 }).open(DIGEST, {
       name: "large object",
       size: 2 ** 27,
       readRange: async (offset, length) => content.slice(offset, offset + length),
