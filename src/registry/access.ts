@@ -1,26 +1,34 @@
 /** From a reference to the repository it names: how the rest of the program gets at images. */
-import { authorize } from "./authorization.ts";
+import { OverlaybdError } from "../error.ts";
+import { openAccelerator } from "./accelerator.ts";
 import { RemoteRepository } from "./client.ts";
+import { type Connection, connectRegistry } from "./connection.ts";
 import { dockerCredentials } from "./credentials/docker.ts";
 import type { CredentialSource } from "./credentials/source.ts";
-import { Health } from "./health.ts";
 import { Hedge } from "./hedge.ts";
+import { findHosts, namespaceOf } from "./hosts/directory.ts";
 import { ImageLayout } from "./layout.ts";
 import { LayoutRepository } from "./layout-repository.ts";
 import { chooseProxy } from "./proxy.ts";
-import { followRedirects } from "./redirect.ts";
 import type { Reference } from "./reference.ts";
 import type { Repository } from "./repository.ts";
 import { persistently, type RetryPolicy } from "./retry.ts";
-import { type Exchange, fallBack } from "./routes.ts";
-import { fetchTransport, STALL_MS, type TlsOptions, type Transport } from "./transport.ts";
+import { STALL_MS, type TlsOptions } from "./transport.ts";
 
 export interface AccessOptions {
-  /** Plain HTTP instead of TLS. Never chosen by itself, not even for localhost. */
-  readonly plain?: boolean;
+  /** Plain HTTP instead of TLS, for all hosts or for these. Never chosen by itself, not even for localhost. */
+  readonly plain?: boolean | readonly string[];
   readonly tls?: TlsOptions;
+  /** Directory of registry hosts (`certs.d`): mirrors, authorities, client certificates; "": none. */
+  readonly hostsDirectory?: string;
   /** HTTP proxy for every request, `http://[user:password@]host[:port]`; default: as the environment says. */
   readonly proxy?: string;
+  /** Address of a peer-to-peer accelerator for content of blobs. */
+  readonly accelerator?: string;
+  /** What requests name as their sender; default: this program and its version. */
+  readonly userAgent?: string;
+  /** Told what goes wrong without being an error, such as a mirror that fails; default: the console. */
+  readonly warn?: (message: string) => void;
   /** Default: Docker's configuration. */
   readonly credentials?: CredentialSource;
   /** Push blobs in PATCH requests of this many bytes instead of one PUT. */
@@ -46,9 +54,7 @@ export type OpenRepository = (
 ) => Promise<Repository>;
 
 /** What all repositories of a host share. */
-interface Host {
-  readonly transport: Transport;
-  readonly exchange: Exchange;
+interface Host extends Connection {
   readonly hedge: Hedge;
 }
 
@@ -63,21 +69,33 @@ const DEFAULT_COMMIT_MS = 300_000;
 export function repositoryAccess(options: AccessOptions = {}): OpenRepository {
   const {
     plain = false,
+    tls = {},
+    hostsDirectory = "",
     deadline = DEFAULT_DEADLINE_MS,
     stall = STALL_MS,
     commit = DEFAULT_COMMIT_MS,
-    chunkBytes,
+    warn = console.warn,
   } = options;
-  const credentials = options.credentials ?? dockerCredentials();
+  const { chunkBytes, readDeadline, userAgent } = options;
   const proxy = chooseProxy(options.proxy);
-  const { readDeadline } = options;
+  const credentials = options.credentials ?? dockerCredentials();
+  const address = options.accelerator === undefined ? undefined : parseAddress(options.accelerator);
+  const accelerator = address && openAccelerator(address, { stall, userAgent });
   const hosts = new Map<string, Promise<Host>>();
 
   async function connect(origin: string, host: string): Promise<Host> {
-    const transport = await fetchTransport({ tls: options.tls, stall, proxy });
-    const send = followRedirects(authorize(transport, origin, host, credentials));
-    const route = { name: host, health: new Health(), serves: () => true, send };
-    return { transport: send, exchange: fallBack([route], () => {}), hedge: new Hedge() };
+    const root = new URL(`${origin}/v2`);
+    const configured = await findHosts(hostsDirectory, host, root);
+    const connection = await connectRegistry(configured, root, namespaceOf(host), {
+      tls,
+      proxy,
+      stall,
+      userAgent,
+      credentials,
+      warn,
+      accelerator: await accelerator,
+    });
+    return { ...connection, hedge: new Hedge() };
   }
 
   return async (reference, { create = false } = {}) => {
@@ -86,7 +104,8 @@ export function repositoryAccess(options: AccessOptions = {}): OpenRepository {
     }
     const { host, repository } = reference;
     // The URL's spelling of the origin: default ports left out, host in lower case.
-    const { origin } = new URL(`${plain ? "http" : "https"}://${host}`);
+    const scheme = plain === true || (plain !== false && plain.includes(host)) ? "http" : "https";
+    const { origin } = new URL(`${scheme}://${host}`);
     let connected = hosts.get(host);
     if (connected === undefined) {
       connected = connect(origin, host);
@@ -104,4 +123,10 @@ export function repositoryAccess(options: AccessOptions = {}): OpenRepository {
       reading: readDeadline === undefined ? undefined : persistently(readDeadline),
     });
   };
+}
+
+function parseAddress(text: string): URL {
+  const url = URL.parse(text);
+  if (url?.protocol === "http:" || url?.protocol === "https:") return url;
+  throw new OverlaybdError("E_CONFIG", "the address of the P2P accelerator is not an HTTP URL");
 }

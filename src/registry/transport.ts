@@ -30,6 +30,8 @@ export interface HttpRequest {
   readonly patience?: number;
   /** Aborts the request, and the transfer of its answer. */
   readonly signal?: AbortSignal;
+  /** May be sent through a peer-to-peer accelerator, if there is one. */
+  readonly accelerated?: boolean;
   /** Number of this attempt, from 1. Attempts after the first do not reuse a pooled connection. */
   readonly attempt?: number;
 }

@@ -20,12 +20,12 @@ export interface RegistryHost {
   readonly dialTimeout?: number;
 }
 
-/** What it takes to answer a request that is made to the API at `root`. */
+/** What it takes to answer a request. */
 export function capabilityFor(request: HttpRequest): Capability {
-  const { method, url } = request;
+  const { method, url, scopes = [] } = request;
   // HEAD of a blob asks whether it still has to be pushed.
   if (method === "HEAD" && url.pathname.includes("/blobs/")) return "push";
-  if (method !== "GET" && method !== "HEAD") return "push";
+  if (scopes.some((scope) => scope.endsWith("push"))) return "push";
   return /\/(blobs|manifests)\/[a-z0-9]+:[0-9a-f]+$/.test(url.pathname) ? "pull" : "resolve";
 }
 
@@ -35,11 +35,12 @@ export function capabilityFor(request: HttpRequest): Capability {
  */
 export function redirectTo(host: RegistryHost, root: URL, namespace: string, next: Transport): Transport {
   const mirror = host.root.host !== root.host;
+  const base = host.root.href.replace(/\/$/, "");
   // The part of the root's path that belongs to the repository's name on that host.
   const prefix = /^\/v2\/(.+)$/.exec(host.root.pathname)?.[1];
   return (request) => {
     if (!request.url.href.startsWith(`${root.href}/`)) return next(request);
-    const url = new URL(host.root.href + request.url.href.slice(root.href.length));
+    const url = new URL(base + request.url.href.slice(root.href.length));
     if (mirror) url.searchParams.set("ns", namespace);
     const scopes = prefix === undefined ? request.scopes : request.scopes?.map(prefixed);
     return next({ ...request, url, scopes });
