@@ -1,25 +1,15 @@
 /** Options of every command that opens an image. */
 import type { ImageOptions } from "../image/open.ts";
 import { loadServiceConfig } from "../service/config.ts";
+import { accessArgs, accessOptions } from "./_access.ts";
 import { configuredCache } from "./_cache.ts";
 import type { Definitions, Values } from "./_command.ts";
 
 export const imageArgs = {
-  service_config_path: {
-    type: "string",
-    description:
-      "Service config, for cache directory and I/O engine (/etc/overlaybd/overlaybd.json, if there is one)",
-  },
+  ...accessArgs,
   "cache-dir": {
     type: "string",
     description: "Keep what is fetched there, whatever the service config says",
-  },
-  plain: { type: "boolean", description: "Use http rather than https for registries", default: false },
-  insecure: { type: "boolean", description: "Do not verify registries' TLS certificates", default: false },
-  "root-ca": {
-    type: "string",
-    multiple: true,
-    description: "Trust this certificate authority too (PEM file); may be repeated",
   },
 } as const satisfies Definitions;
 
@@ -31,10 +21,6 @@ export async function imageOptions(args: ImageArgs): Promise<ImageOptions> {
   return {
     cache: configuredCache(service.cache, args["cache-dir"]),
     engine: service.engine,
-    access: {
-      plain: args.plain,
-      readDeadline: service.readDeadline * 1000,
-      tls: { insecure: args.insecure, authorities: args["root-ca"] },
-    },
+    access: { ...accessOptions(service, args), readDeadline: service.readDeadline * 1000 },
   };
 }

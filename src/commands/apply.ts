@@ -1,8 +1,7 @@
 /** `overlaybd-apply`: unpacks a layer tar into the file system of an image or a plain file (cli.md). */
 import { applyToImage, applyToRaw } from "../convert/applied.ts";
 import { OverlaybdError } from "../error.ts";
-import { loadServiceConfig } from "../service/config.ts";
-import { configuredCache } from "./_cache.ts";
+import { imageOptions } from "./_image.ts";
 import { defineTool, flag, option, optionOr, positional } from "./_tool.ts";
 
 export const tool = defineTool({
@@ -29,9 +28,8 @@ export const tool = defineTool({
     if (args.raw) {
       report(applyToRaw(job, args.target).skippedXattrs);
     } else {
-      const { cache: kept, engine } = await loadServiceConfig(args.serviceConfig);
-      const cache = configuredCache(kept);
-      report((await applyToImage(job, args.target, { cache, engine })).skippedXattrs);
+      const options = await imageOptions({ service_config_path: args.serviceConfig });
+      report((await applyToImage(job, args.target, options)).skippedXattrs);
     }
     process.stderr.write(`${args.checksum}\n`);
     process.stdout.write("overlaybd-apply done\n");

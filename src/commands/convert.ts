@@ -3,15 +3,15 @@ import { consola } from "consola";
 import { convert } from "../convert/convert.ts";
 import type { Progress } from "../convert/image.ts";
 import { OverlaybdError } from "../error.ts";
-import { repositoryAccess } from "../registry/access.ts";
+import { type AccessOptions, repositoryAccess } from "../registry/access.ts";
 import { fixedCredentials } from "../registry/credentials/source.ts";
 import { parseReference, type Reference } from "../registry/reference.ts";
-import { defineCommand } from "./_command.ts";
+import { loadServiceConfig } from "../service/config.ts";
+import { accessArgs, accessOptions, PASSWORD_VARIABLE } from "./_access.ts";
+import { defineCommand, type Values } from "./_command.ts";
 import { interruptible } from "./_interrupt.ts";
 
 const GIB = 2 ** 30;
-/** Environment variable with the password of `--username`. */
-const PASSWORD_VARIABLE = "OVERLAYBD_PASSWORD";
 
 export const command = defineCommand({
   meta: { name: "convert", description: "Convert an OCI image to an overlaybd image and push it" },
@@ -31,17 +31,10 @@ export const command = defineCommand({
     "output-tag": { type: "string", alias: "o", description: "Tag of the converted image" },
     overlaybd: { type: "string", description: "The same as --output-tag, which it overrides" },
     to: { type: "string", description: "Push into this repository instead, HOST/PATH or oci:DIRECTORY" },
+    ...accessArgs,
     username: {
-      type: "string",
-      alias: "u",
-      description: `USER, whose password is in the environment variable ${PASSWORD_VARIABLE}, or USER:PASSWORD, which other users of the machine can see; default: Docker's credentials`,
-    },
-    plain: { type: "boolean", default: false, description: "Plain HTTP instead of TLS" },
-    insecure: { type: "boolean", default: false, description: "Do not verify TLS certificates" },
-    "root-ca": {
-      type: "string",
-      multiple: true,
-      description: "PEM file of a certificate authority to trust besides the system's; may be repeated",
+      ...accessArgs.username,
+      description: `USER, whose password is in the environment variable ${PASSWORD_VARIABLE}, or USER:PASSWORD, which other users of the machine can see; default: as the service config and Docker's configuration say`,
     },
     oci: {
       type: "boolean",
@@ -61,11 +54,7 @@ export const command = defineCommand({
     const from = sourceReference(args);
     const outputTag = args.overlaybd || args["output-tag"];
     if (!outputTag) throw usage("output-tag is required, -o TAG");
-    const open = repositoryAccess({
-      plain: args.plain,
-      tls: { insecure: args.insecure, authorities: args["root-ca"] },
-      credentials: args.username ? fixedCredentials(withPassword(args.username)) : undefined,
-    });
+    const open = repositoryAccess(await access(args));
     const target = `${args.to ?? args.repository}:${outputTag}`;
     const to = parseReference(target);
     const size = parseSize(args.vsize);
@@ -100,12 +89,14 @@ function sourceReference(args: {
   throw usage("one of input-tag [-i] or input-digest [-g] is required");
 }
 
-/** Words of a command line are visible to everybody on the machine, the environment is not. */
-function withPassword(username: string): string {
-  if (username.includes(":")) return username;
-  const password = process.env[PASSWORD_VARIABLE];
-  if (password === undefined) throw usage(`--username without a password needs it in ${PASSWORD_VARIABLE}`);
-  return `${username}:${password}`;
+/** Other than our own commands, upstream's convertor takes a password in `--username`. */
+async function access(args: Values<typeof accessArgs>): Promise<AccessOptions> {
+  const service = await loadServiceConfig(args.service_config_path);
+  if (!args.username?.includes(":")) return accessOptions(service, args);
+  return {
+    ...accessOptions(service, { ...args, username: undefined }),
+    credentials: fixedCredentials(args.username),
+  };
 }
 
 function parseSize(text: string): number {
