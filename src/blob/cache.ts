@@ -6,20 +6,26 @@
 import { mkdir, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { OverlaybdError } from "../error.ts";
+import { formatVerity, type Verity } from "../format/verity/descriptor.ts";
+import { LEAF_BYTES } from "../format/verity/shape.ts";
 import { DEFAULT_REFILL_BYTES } from "../service/config.ts";
 import type { Blob, CacheStats } from "./blob.ts";
 import { Budget, type Room, UncountedRoom } from "./budget.ts";
 import { CachedBlob } from "./cached.ts";
 import { CacheDirectory, isDigest, type ObjectPaths, objectPaths } from "./directory.ts";
+import { MerkleTree } from "./merkle.ts";
 import type { RangeOrigin } from "./origin.ts";
 import { addStats, emptyStats } from "./stats.ts";
 import { UnitStore } from "./store.ts";
+import { VerifiedOrigin } from "./verified.ts";
 import { WindowMemory } from "./window.ts";
 
 /** How long another process may take to create or drop a pair of files. */
 const LOCK_TIMEOUT_MS = 30_000;
 /** How often the size of the cache and the space on its disk are looked at, whatever happens (image-config.md 1.2). */
 const TICK_MS = 10_000;
+/** Refill size of Merkle trees: the digests of 64 MiB of data, or all levels but the lowest over 8 GiB. */
+const TREE_UNIT_BYTES = 128 << 10;
 /** The file in a layer's directory that a download fills. */
 const DOWNLOAD = ".download";
 
@@ -30,6 +36,8 @@ export interface CacheOptions {
   readonly unit?: number;
   /** Bytes that the directory may hold; default: whatever the disk does. */
   readonly capacity?: number;
+  /** Bytes of memory that stand in for a disk which takes nothing; default 128 MiB. */
+  readonly memory?: number;
   /** Whether layers with a directory of their own are kept there, where their download completes them (`download`). */
   readonly inLayers?: boolean;
 }
@@ -43,7 +51,7 @@ export class FileCache {
   readonly #layerRoom = new UncountedRoom();
   readonly #entries = new Map<string, Entry>();
   readonly #epoch = new Uint32Array(new SharedArrayBuffer(4));
-  readonly #memory = new WindowMemory();
+  readonly #memory: WindowMemory;
   /** Those that were asked to shrink last come last. */
   readonly #live = new Set<CachedBlob>();
   /** Counts of objects that are closed. */
@@ -58,12 +66,14 @@ export class FileCache {
     const { unit = DEFAULT_REFILL_BYTES, capacity = Number.MAX_SAFE_INTEGER, inLayers = false } = options;
     this.unit = unit;
     this.#inLayers = inLayers;
+    this.#memory = new WindowMemory(options.memory);
     this.#directory = new CacheDirectory(directory);
     this.#budget = new Budget(this.#directory, capacity, (bytes) => this.#shrink(bytes));
   }
 
   /**
-   * Opens an object through the cache. Openers of one digest share everything; the first one's origin is used.
+   * Opens an object through the cache. Openers of one digest share everything; the first one's origin is used. What is
+   * checked against a Merkle tree is shared only by those who have it checked against the same.
    * @param layer the layer's own directory, if it has one.
    * @throws OverlaybdError E_CORRUPT when its size is not what another opener says; E_IO when the directory is unusable
    * for another reason than being full; E_LIMIT, E_BUSY.
@@ -72,10 +82,37 @@ export class FileCache {
     if (!isDigest(digest)) {
       throw new OverlaybdError("E_CONFIG", `${JSON.stringify(digest)} of ${origin.name} is not a digest`);
     }
+    if (origin.verity) return this.#openVerified(digest, origin, origin.verity);
     const media = this.#inLayers && layer ? join(layer, DOWNLOAD) : join(this.directory, digest);
+    return this.#openAt(media, digest, this.unit, origin);
+  }
+
+  /** Units of whole leaves can be checked by themselves. */
+  async #openVerified(digest: string, origin: RangeOrigin, verity: Verity): Promise<Blob> {
+    const hash = new Bun.CryptoHasher("sha256").update(`${digest} ${formatVerity(verity)}`).digest("hex");
+    const open = (key: string, unit: number, object: RangeOrigin) =>
+      this.#openAt(join(this.directory, key), key, unit, object);
+    const tree = await MerkleTree.open(origin, verity, (nodes) =>
+      open(`tree:${hash}`, TREE_UNIT_BYTES, nodes),
+    );
+    try {
+      const unit = Math.max(this.unit, LEAF_BYTES);
+      const blob = await open(`verified:${hash}`, unit, new VerifiedOrigin(origin, tree));
+      const close = async () => {
+        await blob.close();
+        await tree.close();
+      };
+      return { ...blob, verity, stats: [...blob.stats, ...tree.stats], close };
+    } catch (error) {
+      await tree.close();
+      throw error;
+    }
+  }
+
+  async #openAt(media: string, digest: string, unit: number, origin: RangeOrigin): Promise<Blob> {
     let entry = this.#entries.get(media);
     if (!entry) {
-      entry = { opening: this.#openObject(digest, media, origin), size: origin.size, users: 0 };
+      entry = { opening: this.#openObject(digest, media, unit, origin), size: origin.size, users: 0 };
       this.#entries.set(media, entry);
     }
     if (entry.size !== origin.size) {
@@ -124,7 +161,7 @@ export class FileCache {
       name: blob.view.name,
       size: blob.view.size,
       view: blob.view,
-      stats: blob.stats,
+      stats: [blob.stats],
       read: (offset, length) => blob.read(offset, length),
       fetch: (offset, length, damaged) => blob.fetch(offset, length, damaged),
       kept: {
@@ -140,11 +177,11 @@ export class FileCache {
     };
   }
 
-  async #openObject(digest: string, media: string, origin: RangeOrigin): Promise<CachedBlob> {
-    const store = await this.#openStore(digest, objectPaths(media), origin.size);
+  async #openObject(digest: string, media: string, unit: number, origin: RangeOrigin): Promise<CachedBlob> {
+    const store = await this.#openStore(digest, objectPaths(media), origin.size, unit);
     const room: Room = dirname(media) === this.directory ? this.#budget : this.#layerRoom;
     try {
-      const blob = new CachedBlob(origin, store, this.unit, this.#epoch, room, this.#memory);
+      const blob = new CachedBlob(origin, store, unit, this.#epoch, room, this.#memory);
       this.#live.add(blob);
       this.#ticking ??= setInterval(() => void this.#budget.tick(), TICK_MS).unref();
       return blob;
@@ -166,11 +203,16 @@ export class FileCache {
   }
 
   /** The object's files; null when there is no room for them. */
-  async #openStore(digest: string, paths: ObjectPaths, size: number): Promise<UnitStore | null> {
+  async #openStore(
+    digest: string,
+    paths: ObjectPaths,
+    size: number,
+    unit: number,
+  ): Promise<UnitStore | null> {
     try {
       return await this.#directory.exclusively(LOCK_TIMEOUT_MS, async () => {
         await mkdir(dirname(paths.media), { recursive: true, mode: 0o755 });
-        return UnitStore.open(paths, digest, size, this.unit);
+        return UnitStore.open(paths, digest, size, unit);
       });
     } catch (cause) {
       if (cause instanceof OverlaybdError) throw cause;

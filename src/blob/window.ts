@@ -7,7 +7,7 @@ import { OverlaybdError } from "../error.ts";
 import { anonymousFile, punchHole } from "../native/descriptor.ts";
 
 /** Enough for more than a hundred requests in flight, so that none finds its units gone before it has read them. */
-export const WINDOW_BYTES = 128 << 20;
+const DEFAULT_BYTES = 128 << 20;
 
 interface Resident {
   readonly window: Window;
@@ -20,11 +20,13 @@ export class WindowMemory {
   readonly #residents = new Set<Resident>();
   #bytes = 0;
 
+  constructor(private readonly capacity = DEFAULT_BYTES) {}
+
   add(resident: Resident): void {
     this.#residents.add(resident);
     this.#bytes += resident.window.unit;
     for (const oldest of this.#residents) {
-      if (this.#bytes <= WINDOW_BYTES) return;
+      if (this.#bytes <= this.capacity) return;
       this.#remove(oldest);
       oldest.window.displace(oldest.unit);
     }

@@ -39,7 +39,7 @@ export class ParkedReads<Read extends object> {
   }
 
   private numberOf(range: MissingRange): number {
-    const key = `${range.layer}:${range.offset}:${range.length}`;
+    const key = `${range.layer}:${range.offset}:${range.length}:${range.damaged ?? "missing"}`;
     const known = this.byRange.get(key);
     if (known !== undefined) return known;
     const number = this.next++;

@@ -13,7 +13,8 @@ import {
   ZEROED,
 } from "../format/lsmt/segments.ts";
 import type { WritableLayer } from "../format/lsmt/writable.ts";
-import { PieceReader } from "./reader.ts";
+import { ReadRecorder } from "./read_log.ts";
+import { DamagedBytes, PieceReader } from "./reader.ts";
 import type { DiskTables, MissingRange } from "./tables.ts";
 
 /** Longer reads are done in parts of this many bytes, which keeps every number of a plan within 32 bits. */
@@ -34,6 +35,7 @@ export class VirtualDisk {
   readonly #upper: WritableLayer | undefined;
   readonly #index: SegmentTable;
   readonly #reader: PieceReader;
+  readonly #recorder: ReadRecorder | undefined;
   /** Counts of withdrawals, one for each cache that layers come from (see `Residency`). */
   readonly #epochs: readonly Uint32Array<SharedArrayBuffer>[];
   /** First sector of the part that is being read. */
@@ -47,7 +49,8 @@ export class VirtualDisk {
     this.size = tables.size;
     this.#index = tables.index;
     this.#epochs = [...new Set(tables.layers.flatMap(({ blob }) => blob.valid?.epoch ?? []))];
-    this.#reader = new PieceReader(tables);
+    this.#recorder = tables.readLog && new ReadRecorder(tables.readLog, tables.layers.length - 1);
+    this.#reader = new PieceReader(tables, this.#recorder);
     try {
       this.#upper = tables.upper && openWritableLayer(tables.upper.data, tables.upper.index);
       // A layer that was made without a size takes that of the image below (lsmt.md section 6.5).
@@ -63,20 +66,26 @@ export class VirtualDisk {
   }
 
   /**
-   * Reads into native memory at `address`. Returns null, or which bytes have to be fetched first: then the memory's
-   * content is undefined, and the read is to be repeated. What lies beyond `size` reads as zeros.
+   * Reads into native memory at `address`. Returns null, or which bytes have to be fetched first, because they are missing
+   * or damaged: then the memory's content is undefined, and the read is to be repeated. What lies beyond `size` reads as
+   * zeros.
    * @throws OverlaybdError E_CORRUPT, E_IO naming blob and place; E_USAGE for a range that is not made of sectors.
    */
   read(offset: number, length: number, address: number): readonly MissingRange[] | null {
     checkSectors(offset, length);
     for (;;) {
       const epoch = this.#epoch();
+      this.#recorder?.begin();
       try {
         const missing = this.#readParts(offset, length, address);
-        if (this.#epoch() === epoch) return missing;
+        if (this.#epoch() !== epoch) continue;
+        if (missing === null) this.#recorder?.commit();
+        return missing;
       } catch (error) {
         // Bytes that went away while they were read are no damage.
-        if (this.#epoch() === epoch) throw error;
+        if (this.#epoch() !== epoch) continue;
+        if (error instanceof DamagedBytes) return [error.range];
+        throw error;
       }
     }
   }

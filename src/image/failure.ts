@@ -1,9 +1,24 @@
 /** Saying what went wrong when a plan failed: which blob, which block, where. */
 import { OverlaybdError } from "../error.ts";
-import { type BlockTable, blockOffset } from "../format/zfile/blocks.ts";
+import { type BlockTable, blockOffset, CHECKSUM_BYTES } from "../format/zfile/blocks.ts";
 import { SystemError } from "../native/errno.ts";
 import type { Plan, PlanError } from "../native/plan.ts";
-import type { DiskLayer, DiskTables } from "./tables.ts";
+import type { DiskLayer, DiskTables, MissingRange } from "./tables.ts";
+
+/**
+ * The bytes of a cache that made a plan fail, whatever it was: they are wrong, or the disk does not give them back. Null
+ * when the plan failed for another reason.
+ */
+export function damagedRange(
+  failure: PlanError,
+  plan: Plan,
+  { layers }: Pick<DiskTables, "layers">,
+): MissingRange | null {
+  const { fd, offset, length } = locate(plan, failure.step);
+  const layer = layers.findIndex(({ blob }) => blob.fd === fd);
+  const valid = layers[layer]?.blob.valid;
+  return valid ? { layer, offset, length, damaged: Atomics.load(valid.epoch, 0) } : null;
+}
 
 /** The error that readers get for a failed plan. E_CORRUPT for damaged bytes, E_IO when the system would not read. */
 export function explain(
@@ -46,7 +61,8 @@ function locate(plan: Plan, failed: number): { fd: number; offset: number; lengt
       if (earlier.kind !== "fetch") continue;
       const inside = step.scratch - earlier.scratch;
       if (inside < 0 || inside >= earlier.length) continue;
-      return { fd: earlier.fd, offset: earlier.offset + inside, length: step.storedLength };
+      const length = step.storedLength + (step.checksum ? CHECKSUM_BYTES : 0);
+      return { fd: earlier.fd, offset: earlier.offset + inside, length };
     }
   }
   return { fd: -1, offset: 0, length: 0 };

@@ -9,21 +9,38 @@ import type { Engine } from "../native/plan.ts";
 import type { AccessOptions } from "../registry/access.ts";
 import type { Repository } from "../registry/repository.ts";
 import { dataLowers, type ImageConfig, type LowerConfig, localFile } from "./config.ts";
-import { type BlobLayer, openBlobLayer } from "./layer.ts";
+import { type BlobLayer, openBlobLayer, type ReadObserver } from "./layer.ts";
+import { type ReadLog, ReadRecorder } from "./read_log.ts";
+import { Recording } from "./recording.ts";
 import { blobOrigin, repositoryAt } from "./remote.ts";
 import type { DiskTables, MissingRange } from "./tables.ts";
+import { configuredTrace, type TraceUse } from "./trace_use.ts";
+import { withPrefetch, withRecording } from "./traced.ts";
 import { readUpper } from "./upper.ts";
 
+/** As in the service config. */
+const DEFAULT_CONCURRENCY = 16;
 /** Layers opened at the same time (image-config.md section 1.1). */
 const PARALLEL_OPENS = 32;
 
 export interface ImageOptions {
+  /** Records a trace or uses one, whatever the image says itself. */
+  readonly trace?: TraceUse;
+  /** Most requests at the same time for what a trace names; default 16. */
+  readonly prefetchConcurrency?: number;
   /** Where blobs of registries are kept. */
   readonly cache: FileCache;
   /** How registries are reached. */
   readonly access?: AccessOptions;
   /** How local files are read. */
   readonly engine?: Engine;
+}
+
+/** A writable layer: paths, and its virtual size in bytes. */
+export interface UpperLayer {
+  readonly data: string;
+  readonly index: string;
+  readonly size: number;
 }
 
 /** Opens the blob of one layer. */
@@ -34,7 +51,7 @@ export interface OpenImage {
   readonly tables: DiskTables;
   /** In the order of `tables.layers`. */
   readonly layers: readonly BlobLayer[];
-  /** Makes bytes readable that `VirtualDisk.read` reported as missing. */
+  /** Makes bytes readable that `VirtualDisk.read` reported as missing or damaged. */
   fetch(range: MissingRange): Promise<void>;
   stats(): ImageStats;
   /** Closes all blobs. Whoever serves the disk must have closed it. */
@@ -66,8 +83,31 @@ export async function openImage(config: ImageConfig, options: ImageOptions): Pro
   const openers = dataLowers(config).map((lower, i): BlobOpener => {
     return () => openLower(lower, `${config.name}: lowers[${i}]`, remote, options.cache);
   });
-  const layers = await openLayers(openers);
-  return assemble(layers, options.engine, upper);
+  return openStack(openers, options.trace ?? (await configuredTrace(config)), options, upper);
+}
+
+/**
+ * Opens layers given bottom first as one disk, of which a trace is recorded, or used.
+ * @throws OverlaybdError as `openLayers`; E_BUSY, E_IO when the trace cannot be recorded.
+ */
+export async function openStack(
+  openers: readonly BlobOpener[],
+  trace: TraceUse | undefined,
+  options: Pick<ImageOptions, "engine" | "prefetchConcurrency">,
+  upper?: UpperLayer,
+): Promise<OpenImage> {
+  if (trace?.kind === "record") {
+    const recording = await Recording.begin(trace.path);
+    try {
+      const layers = await openLayers(openers, recording.log);
+      return withRecording(assemble(layers, options.engine, upper), recording);
+    } catch (error) {
+      await recording.abandon();
+      throw error;
+    }
+  }
+  const image = assemble(await openLayers(openers), options.engine, upper);
+  return trace ? withPrefetch(image, trace, options.prefetchConcurrency ?? DEFAULT_CONCURRENCY) : image;
 }
 
 async function openLower(
@@ -92,9 +132,10 @@ async function openLower(
 
 /**
  * Opens layers given bottom first, several at a time; returns them topmost first. If one fails, all are closed.
+ * @param log remembers what opening them reads.
  * @throws OverlaybdError of the first that failed.
  */
-export async function openLayers(openers: readonly BlobOpener[]): Promise<BlobLayer[]> {
+export async function openLayers(openers: readonly BlobOpener[], log?: ReadLog): Promise<BlobLayer[]> {
   const layers = new Array<BlobLayer>(openers.length);
   const blobs: Blob[] = [];
   let next = 0;
@@ -105,7 +146,7 @@ export async function openLayers(openers: readonly BlobOpener[]): Promise<BlobLa
       try {
         const blob = await openers[i]();
         blobs.push(blob);
-        layers[openers.length - 1 - i] = await openBlobLayer(blob);
+        layers[openers.length - 1 - i] = await openIntact(blob, log && observer(log, i));
       } catch (error) {
         failure ??= { error };
       }
@@ -117,11 +158,32 @@ export async function openLayers(openers: readonly BlobOpener[]): Promise<BlobLa
   throw failure.error;
 }
 
+/** What was kept, or sent, damaged is fetched once more before the layer is called corrupt. */
+async function openIntact(blob: Blob, note?: ReadObserver): Promise<BlobLayer> {
+  try {
+    return await openBlobLayer(blob, note);
+  } catch (error) {
+    if (!blob.kept || !(error instanceof OverlaybdError) || error.code !== "E_CORRUPT") throw error;
+    await blob.kept.discard();
+    return openBlobLayer(blob, note);
+  }
+}
+
+/** Notes reads of layer `index`, counted from the bottom. */
+function observer(log: ReadLog, index: number): ReadObserver {
+  const recorder = new ReadRecorder(log, index);
+  return (offset, length) => {
+    recorder.begin();
+    recorder.note(0, offset, length);
+    recorder.commit();
+  };
+}
+
 /** Puts layers (topmost first) and perhaps a writable one on top together. */
 export function assemble(
   layers: readonly BlobLayer[],
   engine?: Engine,
-  upper?: { readonly data: string; readonly index: string; readonly size: number },
+  upper?: UpperLayer,
 ): OpenImage {
   const size = upper?.size || (layers.find((layer) => layer.content.size > 0)?.content.size ?? 0);
   // One blob may be several layers of an image.
@@ -135,7 +197,8 @@ export function assemble(
       upper: upper && { data: upper.data, index: upper.index },
     },
     layers,
-    fetch: ({ layer, offset, length }) => layers[layer].blob.fetch(offset, length),
+    fetch: ({ layer, offset, length, damaged }) => layers[layer].blob.fetch(offset, length, damaged),
+    prefetch: () => {},
     stats: () => ({
       ...[...cached].reduce(addStats, emptyStats()),
       imageBytes: layers.reduce((sum, { blob }) => sum + blob.size, 0),

@@ -3,16 +3,24 @@
  * here allocates, except when bytes are missing or wrong.
  */
 import type { BlobView, Residency } from "../blob/blob.ts";
-import { hasRange } from "../blob/residency.ts";
+import { useRange } from "../blob/residency.ts";
 import { type BlockTable, blockOffset, CHECKSUM_BYTES, plainLength } from "../format/zfile/blocks.ts";
 import { Plan, PlanError } from "../native/plan.ts";
-import { explain } from "./failure.ts";
+import { damagedRange, explain } from "./failure.ts";
+import type { ReadRecorder } from "./read_log.ts";
 import type { DiskTables, MissingRange } from "./tables.ts";
 
 /** Adjacent blocks of a ZFile are read from their file together, up to this many stored bytes. */
 const FETCH_BYTES = 128 << 10;
 /** … and up to this many blocks: highly compressible ones are so short that a plan could not hold their steps. */
 const FETCH_BLOCKS = 256;
+
+/** Bytes that were fetched some time are not what they should be: fetching them again may help. */
+export class DamagedBytes extends Error {
+  constructor(readonly range: MissingRange) {
+    super(`damaged bytes at ${range.offset} of layer ${range.layer}`);
+  }
+}
 
 export class PieceReader {
   readonly #plan: Plan;
@@ -24,7 +32,11 @@ export class PieceReader {
   #lastBlock = -1;
   #lastScratch = 0;
 
-  constructor(private readonly tables: Pick<DiskTables, "layers" | "engine" | "upper">) {
+  /** @param recorder is told of all bytes of layers that are asked for. */
+  constructor(
+    private readonly tables: Pick<DiskTables, "layers" | "engine" | "upper">,
+    private readonly recorder?: ReadRecorder,
+  ) {
     this.#plan = new Plan({ engine: tables.engine });
   }
 
@@ -41,16 +53,17 @@ export class PieceReader {
     this.#plan.zero(target, length);
   }
 
-  /** Bytes of a local file that is all there. */
+  /** Bytes of a local file that is all there. @throws OverlaybdError E_CORRUPT, E_IO naming blob and place; DamagedBytes. */
   file(fd: number, offset: number, length: number, target: number): void {
     if (this.#missing.length > 0) return;
     this.#room(1, 0);
     this.#plan.copy(fd, offset, length, target);
   }
 
-  /** Bytes [offset, offset + length) of a layer's LSMT stream. */
+  /** Bytes [offset, offset + length) of a layer's LSMT stream. @throws as `file` */
   layer(index: number, offset: number, length: number, target: number): void {
     const { blob, start, blocks } = this.tables.layers[index];
+    this.recorder?.note(index, offset, length);
     if (blocks) {
       const first = Math.floor(offset / blocks.blockSize);
       const end = Math.floor((offset + length - 1) / blocks.blockSize) + 1;
@@ -67,7 +80,7 @@ export class PieceReader {
 
   /**
    * Executes what is left. Returns which ranges have to be fetched first, if any; then not all of it was read.
-   * @throws OverlaybdError E_CORRUPT, E_IO naming blob and place.
+   * @throws as `layer` and `file`
    */
   finish(): readonly MissingRange[] | null {
     if (this.#missing.length > 0) {
@@ -138,7 +151,7 @@ export class PieceReader {
 
   /** Notes bytes of a blob that are not there. */
   #require(layer: number, blob: BlobView, valid: Residency, offset: number, length: number): void {
-    if (hasRange(valid, offset, length)) return;
+    if (useRange(valid, offset, length)) return;
     // In whole units, so that reads which miss the same units name the same ranges.
     const begin = Math.floor(offset / valid.unit) * valid.unit;
     const end = Math.min(Math.ceil((offset + length) / valid.unit) * valid.unit, blob.size);
@@ -162,7 +175,8 @@ export class PieceReader {
       this.#plan.execute(this.#address, this.#length);
     } catch (error) {
       if (!(error instanceof PlanError)) throw error;
-      throw explain(error, this.#plan, this.tables);
+      const damaged = damagedRange(error, this.#plan, this.tables);
+      throw damaged ? new DamagedBytes(damaged) : explain(error, this.#plan, this.tables);
     } finally {
       this.#reset();
     }

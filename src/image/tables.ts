@@ -6,6 +6,7 @@ import type { BlobView } from "../blob/blob.ts";
 import type { SegmentTable } from "../format/lsmt/segments.ts";
 import type { BlockTable } from "../format/zfile/blocks.ts";
 import type { Engine } from "../native/plan.ts";
+import type { ReadLog } from "./read_log.ts";
 
 export interface DiskTables {
   /** Virtual size in bytes. */
@@ -18,6 +19,8 @@ export interface DiskTables {
   readonly engine?: Engine;
   /** Writable layer, if the image has one: paths, opened by whoever serves the disk. */
   readonly upper?: { readonly data: string; readonly index: string };
+  /** Remembers what is read of the layers; absent: nothing is recorded. */
+  readonly readLog?: ReadLog;
 }
 
 export interface DiskLayer {
@@ -28,11 +31,13 @@ export interface DiskLayer {
   readonly blocks?: BlockTable;
 }
 
-/** Bytes of a layer's blob that are not on this machine yet. */
+/** Bytes of a layer's blob that are not on this machine yet, or not the right ones. */
 export interface MissingRange {
   /** Position in `DiskTables.layers`. */
   readonly layer: number;
   /** Bytes, in the blob. */
   readonly offset: number;
   readonly length: number;
+  /** They are here, but damaged: the residency's epoch at which that was seen (see `Blob.fetch`). */
+  readonly damaged?: number;
 }

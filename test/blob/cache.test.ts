@@ -323,7 +323,7 @@ describe.skipIf(!mayMount)("a full disk", () => {
   test("costs persistence, not reads", async () => {
     const disk = await tinyDisk(2048);
     const large = new MemoryOrigin(sampleBytes(80 << 20, 9));
-    const cache = new FileCache(disk);
+    const cache = new FileCache(disk, { memory: 32 << 20 });
     const blob = await cache.open(DIGEST, large);
     const next = random(11);
     for (let offset = 0; offset < large.size; offset += 3_000_000) {
@@ -343,14 +343,14 @@ describe.skipIf(!mayMount)("a full disk", () => {
     expect(cache.stats().refused).toBeGreaterThan(0);
     await blob.close();
     const again = new MemoryOrigin(large.bytes);
-    const reopened = await new FileCache(disk).open(DIGEST, again);
+    const reopened = await new FileCache(disk, { memory: 32 << 20 }).open(DIGEST, again);
     expect(Buffer.compare(await reopened.read(0, 8 << 20), large.bytes.subarray(0, 8 << 20))).toBe(0);
     await reopened.close();
   }, 30_000);
 
   test("a reader of the descriptor sees by the epoch that bytes were displaced", async () => {
     const large = new MemoryOrigin(sampleBytes(48 << 20, 9));
-    const blob = await new FileCache(await tinyDisk(1024)).open(DIGEST, large);
+    const blob = await new FileCache(await tinyDisk(1024), { memory: 32 << 20 }).open(DIGEST, large);
     const { valid, fd } = blob.view;
     if (!valid) throw new Error("a cached blob has no residency");
     await blob.fetch(0, UNIT);

@@ -1,5 +1,6 @@
 /** Stand-ins for a registry. */
 import type { RangeOrigin } from "../../src/blob/origin.ts";
+import type { Verity } from "../../src/format/verity/descriptor.ts";
 import { random } from "../fixtures/random.ts";
 
 /** `size` bytes that depend on nothing but `seed`. */
@@ -17,9 +18,12 @@ export class MemoryOrigin implements RangeOrigin {
   readonly name = "test object";
   readonly requests: { offset: number; length: number }[] = [];
   /** What to do instead of answering rightly. */
-  fault: ((answer: Uint8Array) => Uint8Array) | undefined;
+  fault: ((answer: Uint8Array, offset: number) => Uint8Array) | undefined;
 
-  constructor(readonly bytes: Uint8Array) {}
+  constructor(
+    readonly bytes: Uint8Array,
+    readonly verity?: Verity,
+  ) {}
 
   get size(): number {
     return this.bytes.length;
@@ -29,6 +33,6 @@ export class MemoryOrigin implements RangeOrigin {
     this.requests.push({ offset, length });
     await Bun.sleep(1);
     const answer = this.bytes.slice(offset, offset + length);
-    return this.fault ? this.fault(answer) : answer;
+    return this.fault ? this.fault(answer, offset) : answer;
   }
 }

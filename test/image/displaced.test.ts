@@ -31,7 +31,7 @@ test.skipIf(!mayMount)(
     mkdirSync(tiny);
     await $`mount -t tmpfs -o size=1m tmpfs ${tiny}`.quiet();
     try {
-      const cache = new FileCache(tiny);
+      const cache = new FileCache(tiny, { memory: 32 << 20 });
       const origin = new MemoryOrigin(readFileSync(path));
       const [layer] = await openLayers([() => cache.open(`sha256:${"1".repeat(64)}`, origin)]);
       const image = assemble([layer]);
