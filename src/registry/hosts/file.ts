@@ -46,7 +46,7 @@ function wrongAddress(fields: Fields, key: string): never {
 
 /** The root of a host's API. Other than for containerd the API of docker.io is where it really is. */
 function rootOf(address: string, fields: Fields): URL | undefined {
-  const url = URL.parse(address.startsWith("http") ? address : `https://${address}`);
+  const url = URL.parse(address.includes("://") ? address : `https://${address}`);
   if (url === null || (url.protocol !== "https:" && url.protocol !== "http:") || url.search + url.hash !== "")
     return undefined;
   if (url.host === DOCKER_HUB) url.host = "registry-1.docker.io";
