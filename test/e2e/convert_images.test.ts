@@ -14,7 +14,7 @@ import type { Repository } from "../../src/registry/repository.ts";
 import { canServeFuse } from "../device/support.ts";
 import { buildImage, type FixtureImage, recipes } from "../fixtures/images.ts";
 import { fsckComplaint } from "../fixtures/loop.ts";
-import { EXECUTABLE, type RunOptions, type RunResult, run } from "../fixtures/program.ts";
+import { EXECUTABLE, MEMORY_LIMIT, type RunOptions, type RunResult, run } from "../fixtures/program.ts";
 import {
   type Authority,
   makeAuthority,
@@ -59,10 +59,11 @@ function overlaybd(words: readonly string[], options: RunOptions = {}): Promise<
   return run([...words, "--root-ca", authority.authority], { env, ...options });
 }
 
-/** Expects success; returns what it printed. */
+/** Expects success within the bound on memory; returns what it printed. */
 async function succeed(words: readonly string[], options: RunOptions = {}): Promise<string> {
-  const { code, out, err } = await overlaybd(words, options);
+  const { code, out, err, peakMemory } = await overlaybd(words, options);
   expect({ code, err }).toEqual({ code: 0, err: "" });
+  expect(peakMemory).toBeLessThan(MEMORY_LIMIT);
   return out;
 }
 

@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { serveRegistry } from "../../src/registry/server.ts";
 import { gzipLayer, HandmadeLayout, type SourceImage, type SourceLayer } from "../fixtures/layout.ts";
-import { run } from "../fixtures/program.ts";
+import { MEMORY_LIMIT, run } from "../fixtures/program.ts";
 import { extension, type Member, member, octal, seal, tar } from "../fixtures/tar.ts";
 import { noise } from "../registry/images.ts";
 import { verifyLayout } from "./layout_state.ts";
@@ -16,7 +16,6 @@ import { verifyLayout } from "./layout_state.ts";
 setDefaultTimeout(60_000);
 
 const MEBIBYTE = 2 ** 20;
-const MEMORY_LIMIT = 400 * MEBIBYTE;
 
 const good = gzipLayer(
   tar([{ path: "./" }, { path: "etc/passwd", data: "root" }, { path: "big", data: noise(300_000, 1) }]),
