@@ -12,7 +12,7 @@ import { DEFAULT_REFILL_BYTES } from "../service/config.ts";
 import type { Blob, CacheStats } from "./blob.ts";
 import { Budget, type Room, UncountedRoom } from "./budget.ts";
 import { CachedBlob } from "./cached.ts";
-import { CacheDirectory, isDigest, type ObjectPaths, objectPaths } from "./directory.ts";
+import { CacheDirectory, downloadPaths, isDigest, type ObjectPaths, objectPaths } from "./directory.ts";
 import { MerkleTree } from "./merkle.ts";
 import type { RangeOrigin } from "./origin.ts";
 import { addStats, emptyStats } from "./stats.ts";
@@ -26,8 +26,6 @@ const LOCK_TIMEOUT_MS = 30_000;
 const TICK_MS = 10_000;
 /** Refill size of Merkle trees: the digests of 64 MiB of data, or all levels but the lowest over 8 GiB. */
 const TREE_UNIT_BYTES = 128 << 10;
-/** The file in a layer's directory that a download fills. */
-const DOWNLOAD = ".download";
 
 type Entry = { readonly opening: Promise<CachedBlob>; readonly size: number; users: number };
 
@@ -83,7 +81,7 @@ export class FileCache {
       throw new OverlaybdError("E_CONFIG", `${JSON.stringify(digest)} of ${origin.name} is not a digest`);
     }
     if (origin.verity) return this.#openVerified(digest, origin, origin.verity);
-    const media = this.#inLayers && layer ? join(layer, DOWNLOAD) : join(this.directory, digest);
+    const media = this.#inLayers && layer ? downloadPaths(layer).media : join(this.directory, digest);
     return this.#openAt(media, digest, this.unit, origin);
   }
 
@@ -136,15 +134,14 @@ export class FileCache {
    * @throws OverlaybdError; the system's error, with its `code`.
    */
   openDownload(digest: string, size: number, layer: string, unit: number): Promise<UnitStore> {
-    const paths = objectPaths(join(layer, DOWNLOAD));
     return this.#directory.exclusively(LOCK_TIMEOUT_MS, () =>
-      UnitStore.open(paths, digest, size, this.#inLayers ? this.unit : unit),
+      UnitStore.open(downloadPaths(layer), digest, size, this.#inLayers ? this.unit : unit),
     );
   }
 
   /** Removes what `openDownload` opened. Whoever has it open keeps it. */
   dropDownload(layer: string): Promise<void> {
-    const { media, map } = objectPaths(join(layer, DOWNLOAD));
+    const { media, map } = downloadPaths(layer);
     return this.#directory.exclusively(LOCK_TIMEOUT_MS, async () => {
       await Promise.all([rm(media, { force: true }), rm(map, { force: true })]);
     });

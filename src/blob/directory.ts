@@ -38,6 +38,11 @@ export function objectPaths(media: string): ObjectPaths {
   return { media, map: media + MAP_SUFFIX };
 }
 
+/** The files that hold what there is of a layer in the layer's own directory. */
+export function downloadPaths(layer: string): ObjectPaths {
+  return objectPaths(join(layer, ".download"));
+}
+
 export class CacheDirectory {
   #turn: Promise<unknown> = Promise.resolve();
 
