@@ -12,6 +12,8 @@ const BLOCK = 4096;
  * when it passes by, metadata at the end. A bottom layer leaves out zero blocks, which read as zeros anyway.
  */
 export class LayerVolume implements Volume {
+  readonly name = "the layers below";
+
   constructor(
     readonly size: number,
     private readonly layer: LayerWriter,

@@ -26,7 +26,11 @@ export class Ext4 {
         volume.read(block * BLOCK_BYTES, into),
       );
     } catch (error) {
-      throw explain(error, create ? `making ext4 on ${volume.size} bytes` : "opening the file system");
+      const { name, size } = volume;
+      throw explain(
+        error,
+        create ? `making ext4 on ${size} bytes of ${name}` : `opening the file system of ${name}`,
+      );
     }
   }
 
@@ -56,7 +60,7 @@ export class Ext4 {
       }
       this.volume.flush();
     } catch (error) {
-      throw explain(error, "completing the file system");
+      throw explain(error, `completing the file system of ${this.volume.name}`);
     } finally {
       this.close();
     }

@@ -16,6 +16,10 @@ export class WritableLayerVolume implements Volume {
     private readonly below?: Below,
   ) {}
 
+  get name(): string {
+    return this.layer.file.name;
+  }
+
   get size(): number {
     return this.layer.size;
   }

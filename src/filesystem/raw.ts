@@ -6,6 +6,7 @@ import { BLOCK_BYTES, type Volume } from "./volume.ts";
 
 /** A plain file or a block device as a volume. */
 export class RawVolume implements Volume {
+  readonly name: string;
   readonly size: number;
   readonly #fd: number;
 
@@ -13,7 +14,8 @@ export class RawVolume implements Volume {
    * Opens it for reading and writing. A size that is no multiple of 4096 is rounded down.
    * @throws OverlaybdError E_IO when it cannot be opened, E_USAGE when it is neither a file nor a block device.
    */
-  constructor(readonly path: string) {
+  constructor(path: string) {
+    this.name = path;
     try {
       this.#fd = openSync(path, "r+");
     } catch (cause) {
@@ -33,7 +35,7 @@ export class RawVolume implements Volume {
     for (let done = 0; done < target.length; ) {
       const count = this.#io(() => readSync(this.#fd, target, done, target.length - done, offset + done));
       if (count === 0)
-        throw new OverlaybdError("E_IO", `${this.path} ends before byte ${offset + target.length}`);
+        throw new OverlaybdError("E_IO", `${this.name} ends before byte ${offset + target.length}`);
       done += count;
     }
   }
@@ -64,7 +66,7 @@ export class RawVolume implements Volume {
     try {
       return call();
     } catch (cause) {
-      throw new OverlaybdError("E_IO", `${this.path}: ${(cause as Error).message}`, { cause });
+      throw new OverlaybdError("E_IO", `${this.name}: ${(cause as Error).message}`, { cause });
     }
   }
 }

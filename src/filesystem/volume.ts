@@ -6,6 +6,8 @@ export const BLOCK_BYTES = 4096;
  * All offsets and lengths are bytes, multiples of 4096. Synchronous: the owner is a worker or a tool.
  */
 export interface Volume {
+  /** What to call it in messages. */
+  readonly name: string;
   /** Size in bytes. */
   readonly size: number;
   /** Fills `target` from `offset`; ranges never written read as zeros or as the layers below. */

@@ -21,9 +21,12 @@ export interface CompressorOptions {
   readonly blockSize: number;
   /** Put a CRC-32C behind every block. */
   readonly checksum: boolean;
-  /** Compressing threads, 1 to 64. The output does not depend on it. */
+  /** Compressing threads, at least 1; more than 64 are not started. The output does not depend on it. */
   readonly threads: number;
 }
+
+/** As compress.c has it. */
+const MAX_THREADS = 64;
 
 /**
  * Memory is bounded: 0.5 MiB × (2 × threads + 2), plus 4 bytes a block. An append copies its bytes and waits when the
@@ -35,7 +38,8 @@ export class BlockCompressor {
 
   constructor({ fd, offset, codec, blockSize, checksum, threads }: CompressorOptions) {
     const out = new BigUint64Array(1);
-    checked(shim.shim_compressor_create(fd, offset, codec, blockSize, checksum ? 1 : 0, threads, out));
+    const started = Math.min(threads, MAX_THREADS);
+    checked(shim.shim_compressor_create(fd, offset, codec, blockSize, checksum ? 1 : 0, started, out));
     this.handle = Number(out[0]);
   }
 

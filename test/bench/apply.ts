@@ -24,6 +24,7 @@ class MemoryStream implements ByteStream {
 
 /** A blank disk that forgets what is written. */
 class Sink implements Volume {
+  readonly name = "sink";
   readonly size = 64 * 2 ** 30;
   dataBytes = 0;
   dataWrites = 0;
