@@ -21,6 +21,7 @@ export async function imageOptions(args: ImageArgs): Promise<ImageOptions> {
   return {
     cache: configuredCache(service.cache, args["cache-dir"]),
     engine: service.engine,
+    prefetchConcurrency: service.prefetchConcurrency,
     access: { ...accessOptions(service, args), readDeadline: service.readDeadline * 1000 },
   };
 }

@@ -3,6 +3,7 @@ import { resolve } from "node:path";
 import { MountRecord, type MountState, mountPoint, RUN_DIRECTORY } from "../device/mount/record.ts";
 import { serveMount } from "../device/mount/server.ts";
 import { OverlaybdError } from "../error.ts";
+import { prefetchFrom, recordTo, type TraceUse } from "../image/trace_use.ts";
 import { Readiness, startDaemon } from "../service/daemon.ts";
 import { defineCommand } from "./_command.ts";
 import { imageArgs, imageOptions } from "./_image.ts";
@@ -25,6 +26,14 @@ export const command = defineCommand({
       type: "string",
       description: "Folder that keeps what is written, as a writable layer (made if not there); implies --rw",
     },
+    "record-trace": {
+      type: "string",
+      description: "Record what is read to this file, which is empty or not there, until unmounted",
+    },
+    prefetch: {
+      type: "string",
+      description: "Fetch what this file names before it is read: a trace, or a list of paths in the image",
+    },
     foreground: { type: "boolean", description: "Serve in this process, until unmounted", default: false },
     json: { type: "boolean", description: "Print JSON", default: false },
     "run-dir": { type: "string", description: "Where running mounts are recorded", default: RUN_DIRECTORY },
@@ -37,7 +46,7 @@ export const command = defineCommand({
       upper: upperFolder(args),
       runDirectory: resolve(args["run-dir"]),
     };
-    const options = await imageOptions(args);
+    const options = { ...(await imageOptions(args)), trace: await chosenTrace(args) };
     const announce = (state: MountState) =>
       process.stdout.write(`${args.json ? JSON.stringify(state) : describeMount(state)}\n`);
     const readiness = Readiness.inherited();
@@ -59,6 +68,16 @@ export const command = defineCommand({
     }
   },
 });
+
+async function chosenTrace(args: {
+  "record-trace"?: string;
+  prefetch?: string;
+}): Promise<TraceUse | undefined> {
+  const { "record-trace": recorded, prefetch: used } = args;
+  if (recorded === undefined) return used === undefined ? undefined : prefetchFrom(resolve(used));
+  if (used === undefined) return recordTo(resolve(recorded));
+  throw new OverlaybdError("E_USAGE", "--record-trace and --prefetch cannot be used together");
+}
 
 function upperFolder(args: { rw: boolean; upper?: string }): string | undefined {
   if (args.upper !== undefined) return resolve(args.upper);

@@ -2,10 +2,14 @@
 import type { Blob } from "../blob/blob.ts";
 import { type Layer, openLayer } from "../format/lsmt/layer.ts";
 import { Section } from "../format/section.ts";
+import type { ByteSource } from "../format/source.ts";
 import { unwrapTar } from "../format/tar/wrapper.ts";
 import { isZFile, openZFile } from "../format/zfile/open.ts";
 import { ZFileSource } from "../format/zfile/reader.ts";
 import type { DiskLayer } from "./tables.ts";
+
+/** Called after each read. */
+export type ReadObserver = (offset: number, length: number) => void;
 
 export interface BlobLayer {
   readonly blob: Blob;
@@ -17,15 +21,30 @@ export interface BlobLayer {
 
 /**
  * Opens the layer in `blob`, which stays its owner's to close.
+ * @param note is told what is read of the LSMT stream.
  * @throws OverlaybdError E_CORRUPT, E_UNSUPPORTED, E_LIMIT naming the blob; and what reading it throws.
  */
-export async function openBlobLayer(blob: Blob): Promise<BlobLayer> {
+export async function openBlobLayer(blob: Blob, note?: ReadObserver): Promise<BlobLayer> {
   const { start, size } = await unwrapTar(blob);
   const inside = new Section(blob, start, size);
   if (!(await isZFile(inside))) {
-    return { blob, disk: { blob: blob.view, start }, content: await openLayer(inside) };
+    return { blob, disk: { blob: blob.view, start }, content: await openStream(inside, note) };
   }
   const blocks = await openZFile(inside);
-  const content = await openLayer(new ZFileSource(inside, blocks));
+  const content = await openStream(new ZFileSource(inside, blocks), note);
   return { blob, disk: { blob: blob.view, start, blocks }, content };
+}
+
+async function openStream(source: ByteSource, note?: ReadObserver): Promise<Layer> {
+  if (!note) return openLayer(source);
+  const observed: ByteSource = {
+    name: source.name,
+    size: source.size,
+    read: async (offset, length) => {
+      const bytes = await source.read(offset, length);
+      note(offset, length);
+      return bytes;
+    },
+  };
+  return { ...(await openLayer(observed)), source };
 }

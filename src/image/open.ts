@@ -53,6 +53,8 @@ export interface OpenImage {
   readonly layers: readonly BlobLayer[];
   /** Makes bytes readable that `VirtualDisk.read` reported as missing or damaged. */
   fetch(range: MissingRange): Promise<void>;
+  /** Begins to fetch what the image's trace names, if it has one, beside what is read. Ends with `close`. */
+  prefetch(): void;
   stats(): ImageStats;
   /** Closes all blobs. Whoever serves the disk must have closed it. */
   close(): Promise<void>;
@@ -180,11 +182,7 @@ function observer(log: ReadLog, index: number): ReadObserver {
 }
 
 /** Puts layers (topmost first) and perhaps a writable one on top together. */
-export function assemble(
-  layers: readonly BlobLayer[],
-  engine?: Engine,
-  upper?: UpperLayer,
-): OpenImage {
+export function assemble(layers: readonly BlobLayer[], engine?: Engine, upper?: UpperLayer): OpenImage {
   const size = upper?.size || (layers.find((layer) => layer.content.size > 0)?.content.size ?? 0);
   // One blob may be several layers of an image.
   const cached = new Set(layers.flatMap(({ blob }) => blob.stats ?? []));

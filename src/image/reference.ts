@@ -15,13 +15,16 @@ import { LayoutRepository } from "../registry/layout-repository.ts";
 import { parseReference } from "../registry/reference.ts";
 import type { Repository } from "../registry/repository.ts";
 import { MAX_LOWERS } from "./config.ts";
-import { assemble, type BlobOpener, type ImageOptions, type OpenImage, openLayers } from "./open.ts";
+import { type BlobOpener, type ImageOptions, type OpenImage, openStack } from "./open.ts";
 import { blobOrigin } from "./remote.ts";
+import { prefetchFromLayer, type TraceUse } from "./trace_use.ts";
 
 /** Marks a layer descriptor as an overlaybd layer (convertor.md section 7.3). */
 const BLOB_DIGEST = "containerd.io/snapshot/overlaybd/blob-digest";
 /** Marks it as a TurboOCI layer on top of that. */
 const TURBO_TARGET = "containerd.io/snapshot/overlaybd/turbo-oci/target-digest";
+/** The value "yes" marks the topmost layer as one that holds a trace instead of data (ctr.md section 5.1). */
+const ACCELERATION = "containerd.io/snapshot/overlaybd/acceleration-layer";
 /** Indexes within indexes deeper than this are not followed. */
 const MAX_NESTING = 4;
 
@@ -30,20 +33,28 @@ const MAX_NESTING = 4;
  * @throws OverlaybdError E_USAGE; E_NOT_FOUND; E_UNSUPPORTED when it is no overlaybd image; and what opening layers throws.
  */
 export async function openReference(reference: string, options: ImageOptions): Promise<OpenImage> {
-  return assemble(await openLayers(await resolveLayers(reference, options)), options.engine);
+  const { openers, trace } = await resolve(reference, options);
+  return openStack(openers, options.trace ?? trace, options);
 }
 
-/** The layers of an overlaybd image, bottom first, not opened yet. @throws as `openReference`. */
-export async function resolveLayers(text: string, options: ImageOptions): Promise<readonly BlobOpener[]> {
+/** The layers of an overlaybd image, bottom first, not opened yet, and its acceleration layer if it has one. */
+async function resolve(
+  text: string,
+  options: ImageOptions,
+): Promise<{ openers: readonly BlobOpener[]; trace?: TraceUse }> {
   const reference = parseReference(text);
   const repository = await repositoryAccess(options.access)(reference);
   const manifest = await readManifest(repository, reference.digest ?? reference.tag);
-  checkLayers(text, manifest.layers);
-  return manifest.layers.map((layer): BlobOpener => {
+  const top = manifest.layers.at(-1);
+  const accelerated = top?.annotations?.[ACCELERATION] === "yes";
+  const layers = accelerated ? manifest.layers.slice(0, -1) : manifest.layers;
+  checkLayers(text, layers);
+  const openers = layers.map((layer): BlobOpener => {
     // What lies in a local directory needs no cache.
     if (repository instanceof LayoutRepository) return () => openLayoutBlob(repository, layer);
     return () => options.cache.open(layer.digest, blobOrigin(repository, layer.digest, layer.size));
   });
+  return { openers, trace: accelerated ? prefetchFromLayer(repository, top) : undefined };
 }
 
 async function openLayoutBlob(

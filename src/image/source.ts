@@ -2,7 +2,7 @@
 import { open, stat } from "node:fs/promises";
 import { openFileBlob } from "../blob/file.ts";
 import { loadImageConfig } from "./config.ts";
-import { assemble, type ImageOptions, type OpenImage, openImage, openLayers } from "./open.ts";
+import { type ImageOptions, type OpenImage, openImage, openStack } from "./open.ts";
 import { openReference } from "./reference.ts";
 
 /**
@@ -13,7 +13,7 @@ import { openReference } from "./reference.ts";
 export async function openSource(source: string, options: ImageOptions): Promise<OpenImage> {
   if (!(await isFile(source))) return openReference(source, options);
   if (await startsWithBrace(source)) return openImage(await loadImageConfig(source), options);
-  return assemble(await openLayers([() => openFileBlob(source)]), options.engine);
+  return openStack([() => openFileBlob(source)], options.trace, options);
 }
 
 async function isFile(path: string): Promise<boolean> {

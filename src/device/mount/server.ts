@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { consola } from "consola";
 import { OverlaybdError } from "../../error.ts";
 import { createWritableLayer } from "../../format/lsmt/pair.ts";
-import { assemble, type ImageOptions, type ImageStats, type OpenImage } from "../../image/open.ts";
+import type { ImageOptions, ImageStats, OpenImage } from "../../image/open.ts";
 import { openSource } from "../../image/source.ts";
 import type { DiskTables, MissingRange } from "../../image/tables.ts";
 import { readUpper } from "../../image/upper.ts";
@@ -50,6 +50,7 @@ export async function serveMount(
   cleanup.defer(() => record.remove());
   const opened = await openSource(request.source, options);
   cleanup.defer(() => opened.close());
+  opened.prefetch();
   const image = request.upper === undefined ? opened : await withUpper(opened, request.upper);
   const worker = new IoWorker<DiskTables>();
   cleanup.defer(() => worker.stop());
@@ -132,7 +133,7 @@ async function withUpper(image: OpenImage, folder: string): Promise<OpenImage> {
     if (!(error instanceof OverlaybdError) || error.code !== "E_EXISTS") throw error;
   }
   const { size } = await readUpper(upper);
-  return assemble(image.layers, image.tables.engine, { ...upper, size });
+  return { ...image, tables: { ...image.tables, upper, size: size || image.tables.size } };
 }
 
 /** Fetching for the worker; failures go to the log, each once until fetching works again. */

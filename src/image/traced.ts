@@ -1,0 +1,62 @@
+/** Images that do more than being read: they record a trace, or fetch ahead what one names. */
+import { consola } from "consola";
+import { decodeTrace, isTrace } from "../format/trace.ts";
+import { addListedFiles } from "./file_list.ts";
+import type { OpenImage } from "./open.ts";
+import { Prefetch } from "./prefetch.ts";
+import type { Recording } from "./recording.ts";
+import type { TraceUse } from "./trace_use.ts";
+import { WantedUnits } from "./wanted.ts";
+
+/** The image, recording what is read of it until it is closed. */
+export function withRecording(image: OpenImage, recording: Recording): OpenImage {
+  return {
+    ...image,
+    tables: { ...image.tables, readLog: recording.log },
+    close: async () => {
+      await recording.finish();
+      await image.close();
+    },
+  };
+}
+
+/** The image, whose `prefetch` fetches what a trace or a list of files names, by at most `concurrency` requests at a time. */
+export function withPrefetch(
+  image: OpenImage,
+  { name, content }: TraceUse & { kind: "prefetch" },
+  concurrency: number,
+): OpenImage {
+  const prefetch = new Prefetch(image.fetch, concurrency);
+  let running: Promise<void> | undefined;
+
+  async function run(): Promise<void> {
+    const since = performance.now();
+    try {
+      const wanted = new WantedUnits(image.tables.layers);
+      const bytes = await content;
+      if (isTrace(bytes)) wanted.addTrace(decodeTrace(bytes, name));
+      else await addListedFiles(wanted, bytes, { ...image, fetch: (range) => prefetch.demand(range) });
+      const { bytes: fetched, requests, failures } = await prefetch.run(wanted);
+      const seconds = ((performance.now() - since) / 1000).toFixed(2);
+      const failed = failures === 0 ? "" : `; ${failures} failed`;
+      consola.info(
+        `prefetched ${fetched} bytes in ${requests} requests and ${seconds} s by ${name}${failed}`,
+      );
+    } catch (error) {
+      consola.error(`nothing is prefetched: ${error instanceof Error ? error.message : error}`);
+    }
+  }
+
+  return {
+    ...image,
+    fetch: (range) => prefetch.demand(range),
+    prefetch: () => {
+      running ??= run();
+    },
+    close: async () => {
+      prefetch.stop();
+      await running;
+      await image.close();
+    },
+  };
+}
