@@ -24,6 +24,11 @@ export interface Route {
  * @param warn told when a route begins to be avoided
  */
 export function fallBack(routes: readonly Route[], warn: (message: string) => void): Exchange {
+  const avoid = ({ name, health }: Route, error: Error) => {
+    const rest = health.failed();
+    if (rest !== undefined) warn(`${name} is avoided for ${rest / 1000} s: ${error.message}`);
+  };
+
   return async (request, consume) => {
     const able = routes.filter((route) => route.serves(request));
     const authority = able.at(-1);
@@ -39,7 +44,9 @@ export function fallBack(routes: readonly Route[], warn: (message: string) => vo
     for (const route of order) {
       try {
         await route.health.reach();
-        const result = await consume(await route.send(request));
+        const response = await route.send(request);
+        if (route !== authority) response.onBreak = (error) => avoid(route, error);
+        const result = await consume(response);
         route.health.succeeded();
         return result;
       } catch (error) {
@@ -51,8 +58,7 @@ export function fallBack(routes: readonly Route[], warn: (message: string) => vo
         }
         if (request.signal?.aborted) throw error;
         // A mirror need not have everything.
-        const rest = error.code === "E_NOT_FOUND" ? undefined : route.health.failed();
-        if (rest !== undefined) warn(`${route.name} is avoided for ${rest / 1000} s: ${error.message}`);
+        if (error.code !== "E_NOT_FOUND") avoid(route, error);
       }
     }
     throw verdict?.error;

@@ -167,6 +167,9 @@ async function readTls(tls: TlsOptions) {
 
 /** The answer to a request. Its body has to be consumed by exactly one of `bytes`, `stream` and `discard`. */
 export class HttpResponse {
+  /** Told when the body breaks off, while it is streamed: the exchange is over for whoever chose the route. */
+  onBreak?: (error: Error) => void;
+
   constructor(
     readonly request: HttpRequest,
     readonly response: Response,
@@ -234,7 +237,9 @@ export class HttpResponse {
       }
       ended = true;
     } catch (error) {
-      throw failure(error, this.request, this.watch);
+      const broken = failure(error, this.request, this.watch);
+      this.onBreak?.(broken);
+      throw broken;
     } finally {
       if (!ended) await reader?.cancel().catch(() => {});
       this.watch.stop();
