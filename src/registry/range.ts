@@ -10,8 +10,6 @@ import { type HttpRequest, type HttpResponse, quote, SLOWEST_RATE } from "./tran
 
 /** A blob up to this size is read as a whole from a registry that ignores Range. */
 const WHOLE_BLOB_LIMIT = 8 * 1024 * 1024;
-/** Attempts at answers that are wrong: a broken proxy on the way may be one of several. */
-const DUBIOUS_ATTEMPTS = 3;
 
 /** Milliseconds for which an image is taken to be only just being opened. */
 const OPENING_MS = 30_000;
@@ -76,7 +74,7 @@ export class RangeReader {
       throw response.error(
         "E_REGISTRY",
         "the registry ignores Range requests, so the image cannot be read lazily",
-        { transient: true, attempts: DUBIOUS_ATTEMPTS },
+        { transient: true, dubious: true },
       );
     }
     const bytes = await response.bytes(WHOLE_BLOB_LIMIT);
@@ -117,7 +115,7 @@ export function checkContentRange(
     const got = field === "" ? "no Content-Range" : `Content-Range ${quote(field)}`;
     throw response.error("E_REGISTRY", `asked for bytes ${offset}-${last}, answered with ${got}`, {
       transient: true,
-      attempts: DUBIOUS_ATTEMPTS,
+      dubious: true,
     });
   }
   if (size !== undefined && match[3] !== "*" && Number(match[3]) !== size) {

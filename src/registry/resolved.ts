@@ -61,7 +61,8 @@ function expiryOf(query: URLSearchParams): number {
     if (!Number.isNaN(signed + seconds)) return signed + seconds * 1000;
   }
   // Azure shared access signatures: ISO 8601.
-  if (query.has("sig")) return Date.parse(query.get("se") ?? "");
+  const ending = query.has("sig") ? Date.parse(query.get("se") ?? "") : Number.NaN;
+  if (!Number.isNaN(ending)) return ending;
   // AWS Signature Version 2, CloudFront, Google V2, Alibaba OSS; nginx's secure_link as its manual has it.
   for (const name of ["Expires", "expires"]) {
     const seconds = query.get(name) ?? "";

@@ -14,6 +14,9 @@ export interface RetryPolicy {
   readonly longestAsked: number;
 }
 
+/** Wrong answers in a row that are taken: what is broken may be one of several proxies on the way. */
+const DUBIOUS_ATTEMPTS = 3;
+
 /** For whoever would rather have an error soon: conversions, and what has not worked yet. */
 export const DEFAULT_RETRY: RetryPolicy = { attempts: 5, pause: 100, longest: 20_000, longestAsked: 20_000 };
 
@@ -35,11 +38,14 @@ export async function retry<T>(
   exchange: (attempt: number, left: number) => Promise<T>,
 ): Promise<T> {
   const end = performance.now() + (policy.deadline ?? Number.POSITIVE_INFINITY);
+  let dubious = 0;
   for (let attempt = 1; ; attempt++) {
     try {
       return await exchange(attempt, end - performance.now());
     } catch (error) {
       if (!isWorthRepeating(error, policy, attempt)) throw error;
+      dubious = error.details.dubious ? dubious + 1 : 0;
+      if (dubious === DUBIOUS_ATTEMPTS) throw error;
       const pause = pauseAfter(error, policy, attempt);
       if (performance.now() + pause >= end) throw givenUp(error, policy);
       await Bun.sleep(pause);
@@ -54,7 +60,7 @@ export function isWorthRepeating(
   attempt: number,
 ): error is RequestError {
   if (!(error instanceof RequestError) || error.details.transient !== true) return false;
-  return attempt < Math.min(policy.attempts, error.details.attempts ?? policy.attempts);
+  return attempt < policy.attempts;
 }
 
 /** Milliseconds to wait after failed attempt number `attempt`. */
@@ -64,6 +70,5 @@ export function pauseAfter(error: RequestError, policy: RetryPolicy, attempt: nu
 }
 
 function givenUp(error: RequestError, policy: RetryPolicy): RequestError {
-  const seconds = (policy.deadline ?? 0) / 1000;
-  return new RequestError(error.code, `${error.reason}; given up after ${seconds} s`, error.details);
+  return error.because(`; given up after ${(policy.deadline ?? 0) / 1000} s`);
 }

@@ -72,27 +72,35 @@ const ERROR_BODY_LIMIT = 64 * 1024;
 
 /** A failed request. `transient`: sending it again may help. */
 export class RequestError extends OverlaybdError {
+  readonly details: FailureDetails;
+  /** Not for showing: its header fields and the query of its URL may be secret. */
+  readonly #request: HttpRequest;
+
+  /** @param reason what went wrong, without what was requested, which is added */
   constructor(
     code: ErrorCode,
-    /** What went wrong, without what was requested: the retry loop adds that and the number of attempts. */
     readonly reason: string,
-    readonly details: {
-      request: HttpRequest;
-      status?: number;
-      transient?: boolean;
-      /** Most attempts that are worth making when it is transient; absent: as many as whoever asks likes. */
-      attempts?: number;
-      /** Milliseconds the server asked to wait. */
-      retryAfter?: number;
-      cause?: unknown;
-    },
+    { request, ...details }: FailureDetails & { readonly request: HttpRequest },
   ) {
-    const { request, cause } = details;
     const attempt = request.attempt === undefined ? "" : ` (attempt ${request.attempt})`;
-    super(code, `${request.subject}: ${request.method} ${describe(request.url)}: ${reason}${attempt}`, {
-      cause,
-    });
+    super(code, `${request.subject}: ${request.method} ${describe(request.url)}: ${reason}${attempt}`);
+    this.details = details;
+    this.#request = request;
   }
+
+  /** The same with more to say about the reason. */
+  because(more: string): RequestError {
+    return new RequestError(this.code, `${this.reason}${more}`, { ...this.details, request: this.#request });
+  }
+}
+
+interface FailureDetails {
+  readonly status?: number;
+  readonly transient?: boolean;
+  /** The answer was a wrong one: if it is the same a few times, asking again does not help. */
+  readonly dubious?: boolean;
+  /** Milliseconds the server asked to wait. */
+  readonly retryAfter?: number;
 }
 
 /** A URL without what may be secret: user info, and the query, which signs the URLs of object stores. */
@@ -201,7 +209,7 @@ export class HttpResponse {
   /** A body of known length, which costs half the time of a stream; in return its progress cannot be watched. */
   async #bytesAtOnce(length: number): Promise<Uint8Array> {
     this.#refuseEncoding();
-    this.watch.touch(this.watch.stall + length / SLOWEST_RATE);
+    this.watch.touch(this.watch.stall + Math.ceil(length / SLOWEST_RATE));
     try {
       return await this.response.bytes();
     } catch (error) {
@@ -255,7 +263,7 @@ export class HttpResponse {
   error(
     code: ErrorCode,
     reason: string,
-    repeating: { readonly transient?: boolean; readonly attempts?: number } = {},
+    repeating: { readonly transient?: boolean; readonly dubious?: boolean } = {},
   ): RequestError {
     return new RequestError(code, reason, { request: this.request, status: this.status, ...repeating });
   }
@@ -398,7 +406,7 @@ function proxyFailure(proxy: URL, error: unknown, request: HttpRequest, watch: W
   }
   const failed = failure(error, request, watch);
   if (!(failed instanceof RequestError) || failed === error) return failed;
-  return new RequestError(failed.code, `${failed.reason}, through the proxy ${proxy.origin}`, failed.details);
+  return failed.because(`, through the proxy ${proxy.origin}`);
 }
 
 function proxyRefusal(proxy: URL, status: number, request: HttpRequest): RequestError {
@@ -414,14 +422,11 @@ function failure(error: unknown, request: HttpRequest, watch: Watch): Error {
   watch.stop();
   if (error instanceof OverlaybdError) return error;
   if (watch.reason !== undefined) {
-    return new RequestError("E_TIMEOUT", watch.reason, { request, transient: true, cause: error });
+    return new RequestError("E_TIMEOUT", watch.reason, { request, transient: true });
   }
   const code = String((error as { code?: unknown })?.code ?? "");
   const permanent = PERMANENT[code];
   const reason = permanent ?? (code === "" ? "the connection failed" : `the connection failed (${code})`);
-  return new RequestError("E_REGISTRY", reason, {
-    request,
-    transient: permanent === undefined,
-    cause: error,
-  });
+  // The runtime's own error stays out of it: it holds the whole URL, which may be signed.
+  return new RequestError("E_REGISTRY", reason, { request, transient: permanent === undefined });
 }
