@@ -385,7 +385,7 @@ function watched(
 const UNTRUSTED = "the server's certificate is not signed by a trusted authority (give it as a root CA)";
 /** Causes of failed connections that sending again cannot cure. */
 const PERMANENT: Readonly<Record<string, string>> = {
-  EPROTO: "the server does not speak TLS (for a registry without TLS use --plain)",
+  EPROTO: "TLS failed: the server wants a client certificate, or does not speak TLS (then use --plain)",
   ERR_TLS_CERT_ALTNAME_INVALID: "the server's certificate is for another name",
   DEPTH_ZERO_SELF_SIGNED_CERT: UNTRUSTED,
   SELF_SIGNED_CERT_IN_CHAIN: UNTRUSTED,
