@@ -5,6 +5,7 @@
 import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { OverlaybdError } from "../error.ts";
+import { MAX_LOWERS } from "../image/config.ts";
 import { type Descriptor, encodeManifest, MANIFEST_LIMIT, parseManifest } from "../registry/descriptor.ts";
 import { digestOf } from "../registry/digest.ts";
 import type { Repository } from "../registry/repository.ts";
@@ -62,6 +63,10 @@ export interface ConversionContext {
 export async function convertImage(context: ConversionContext, image: Descriptor): Promise<Uint8Array> {
   const { source, target, options } = context;
   const manifest = parseManifest(await source.manifest(image), `manifest ${image.digest} of ${source.name}`);
+  if (manifest.layers.length > MAX_LOWERS) {
+    const layers = `${manifest.layers.length} layers; ${MAX_LOWERS} is the limit`;
+    throw new OverlaybdError("E_LIMIT", `manifest ${image.digest} of ${source.name} has ${layers}`);
+  }
   const name = `config ${manifest.config.digest} of ${source.name}`;
   const config = await readDocument(source, manifest.config, name);
   const chain = chainIds(diffIds(config, manifest.layers.length, name));

@@ -149,6 +149,10 @@ const cases: Record<string, Case> = {
     image: { layers: [good], config: { rootfs: 7 } },
     says: /^config sha256:[0-9a-f]{64} of \S+: 0 diff ids/,
   },
+  "more layers than a disk is made of": {
+    image: { layers: Array<SourceLayer>(256).fill(good) },
+    says: /^manifest sha256:[0-9a-f]{64} of \S+ has 256 layers; 255 is the limit/,
+  },
   "a manifest without layers field": {
     image: { layers: [good], manifest: { layers: "none" } },
     says: /^manifest sha256:[0-9a-f]{64} of \S+: layers is not a list/,
