@@ -21,8 +21,9 @@ const FREE_BYTES = 2 ** 30;
 const FREE_SHARE = 1 / 20;
 /** What is evicted beyond the need, so that not every refill evicts. */
 const SPARE_SHARE = 1 / 10;
-/** Grants are small against the capacity, and large against a refill unit. */
+/** Grants are small against the capacity and what is left free, and large against a refill unit. */
 const GRANT_SHARE = 1 / 64;
+const GRANT_OF_FREE = 1 / 4;
 const MAX_GRANT_BYTES = 64 << 20;
 /** How long the directory's lock is waited for while a reader waits. */
 const LOCK_TIMEOUT_MS = 2000;
@@ -110,9 +111,9 @@ export class Budget implements Room {
   /** Gets a new grant, of at least `bytes` if at all. */
   async #ask(bytes: number): Promise<boolean> {
     this.#left = 0;
-    const most = Math.max(bytes, Math.min(Math.floor(this.capacity * GRANT_SHARE), MAX_GRANT_BYTES));
     try {
       this.#left = await this.directory.exclusively(LOCK_TIMEOUT_MS, async () => {
+        const most = Math.max(bytes, await this.#usualGrant());
         let room = await this.#room();
         if (room < most && bytes <= this.capacity) {
           await this.#evict(most - room);
@@ -146,6 +147,11 @@ export class Budget implements Room {
     }
   }
 
+  async #usualGrant(): Promise<number> {
+    const reserve = reserveOf(await this.directory.space());
+    return Math.floor(Math.min(this.capacity * GRANT_SHARE, reserve * GRANT_OF_FREE, MAX_GRANT_BYTES));
+  }
+
   /** Bytes that may still be granted; negative when there is too much on the disk. */
   async #room(): Promise<number> {
     const [objects, space, others] = await Promise.all([
@@ -155,8 +161,7 @@ export class Budget implements Room {
     ]);
     const promised = others.reduce((sum, { granted }) => sum + granted, this.#pending);
     const used = objects.reduce((sum, { bytes }) => sum + bytes, 0);
-    const reserve = Math.min(FREE_BYTES, Math.floor(space.total * FREE_SHARE));
-    return Math.min(this.capacity - used, space.free - reserve) - promised;
+    return Math.min(this.capacity - used, space.free - reserveOf(space)) - promised;
   }
 
   async #wanted(): Promise<number> {
@@ -198,6 +203,11 @@ export class Budget implements Room {
     await rm(claim.path, { force: true });
     await claim.file.close();
   }
+}
+
+/** What is left free for others on a disk. */
+function reserveOf({ total }: { readonly total: number }): number {
+  return Math.min(FREE_BYTES, Math.floor(total * FREE_SHARE));
 }
 
 function encodeGrant({ granted, wanted }: Grant): Uint8Array {
