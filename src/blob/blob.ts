@@ -5,11 +5,14 @@
  * and only has to know which ranges are there; `fetch` needs the network and stays on the main thread.
  */
 import type { ByteSource } from "../format/source.ts";
+import type { Verity } from "../format/verity/descriptor.ts";
 
 export interface Blob extends ByteSource {
   readonly view: BlobView;
-  /** What fetching has cost so far, shared by all who have the blob open; absent when nothing is ever fetched. */
-  readonly stats?: CacheStats;
+  /** What fetching has cost so far, shared by all who have the blob open: the sum of these. */
+  readonly stats: readonly CacheStats[];
+  /** The Merkle tree in the blob. What comes from a registry is checked against it. */
+  readonly verity?: Verity;
   /**
    * Makes [offset, offset + length) readable from `view.fd`. Concurrent callers of one range share one fetch.
    * @param damaged the residency's epoch at which a reader found these bytes to be wrong: what is there is given up and

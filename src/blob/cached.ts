@@ -116,7 +116,7 @@ export class CachedBlob {
     const store = this.#store;
     const end = Math.ceil((offset + length) / unit);
     for (let i = Math.floor(offset / unit); i < end; i++) {
-      const restored = store?.has(i) ? await store.restore(i) : null;
+      const restored = store?.has(i) ? await this.#intact(store, i) : null;
       if (!restored || store !== this.#store) return null;
       const begin = Math.max(offset, i * unit);
       bytes.set(restored.subarray(begin - i * unit, offset + length - i * unit), begin - offset);
@@ -225,10 +225,17 @@ export class CachedBlob {
 
   async #restore(unit: number): Promise<Uint8Array | null> {
     if (!this.#store?.has(unit)) return null;
-    const bytes = await this.#store.restore(unit);
+    const bytes = await this.#intact(this.#store, unit);
     if (bytes) this.stats.hits++;
     else this.stats.damaged++;
     return bytes;
+  }
+
+  /** The bytes of a recorded unit; null when they are not what was recorded, or not what the origin vouches for. */
+  async #intact(store: UnitStore, unit: number): Promise<Uint8Array | null> {
+    const bytes = await store.restore(unit);
+    if (bytes === null || this.origin.verify === undefined) return bytes;
+    return (await this.origin.verify(unit * this.view.valid.unit, bytes)) ? bytes : null;
   }
 
   async #download(first: number, end: number): Promise<void> {

@@ -54,6 +54,7 @@ export async function openFileBlob(path: string): Promise<Blob> {
 }
 
 class FileBlob implements Blob {
+  readonly stats = [];
   #closed = false;
 
   constructor(readonly view: BlobView) {}
