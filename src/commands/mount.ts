@@ -42,8 +42,8 @@ export const command = defineCommand({
   async run({ args, rawArgs }) {
     const request = {
       source: args.source,
-      directory: await mountPoint(args.directory),
       upper: upperFolder(args),
+      directory: await mountPoint(args.directory),
       runDirectory: resolve(args["run-dir"]),
     };
     const options = { ...(await imageOptions(args)), trace: await chosenTrace(args) };

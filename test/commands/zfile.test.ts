@@ -2,7 +2,7 @@ import { expect, test } from "bun:test";
 import { existsSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { golden, goldenDir } from "../golden/golden.ts";
-import { sample, withFolder } from "./zfile.ts";
+import { sample, withFolder } from "../zfile/zfile.ts";
 
 const main = join(import.meta.dir, "../../src/main.ts");
 
@@ -98,5 +98,46 @@ test("--verify tells damage from other files", async () => {
     const other = await zfile(["--verify", input]);
     expect(other.code).toBe(255);
     expect(other.stdout).toStartWith("format error! ");
+  });
+});
+
+test("writes with mode 0644, from stdin into source_file, and only over an existing file with -f", async () => {
+  await withFolder(async (folder) => {
+    const [input, packed, output] = ["in", "packed", "out"].map((name) => join(folder, name));
+    const plain = sample(50_000, 4);
+    writeFileSync(input, plain);
+    expect(await zfile([packed, "--verbose"], plain)).toEqual(done);
+    expect(statSync(packed).mode & 0o777).toBe(0o644);
+    expect(await zfile(["-x", packed, output])).toEqual(done);
+    expect(readFileSync(output).equals(plain)).toBe(true);
+    for (const words of [[packed], [input, packed], ["-x", packed, output]]) {
+      const { code, stdout, stderr } = await zfile(words, plain);
+      const complaint = expect.stringMatching(/^overlaybd-zfile: .+ exists already.*\n$/);
+      expect({ code, stdout, stderr }).toEqual({ code: 255, stdout: "", stderr: complaint });
+      expect(await zfile(["-f", ...words], plain)).toEqual(done);
+    }
+  });
+});
+
+test("an unknown algorithm means lz4, and one output is the other's", async () => {
+  await withFolder(async (folder) => {
+    const outputs: Buffer[] = [];
+    for (const [i, options] of [[], ["--algorithm", "lz4"], ["--algorithm=brotli"], ["--bs=4"]].entries()) {
+      const packed = join(folder, `packed-${i}`);
+      expect(await zfile([...options, packed], sample(50_000, 5))).toEqual(done);
+      outputs.push(readFileSync(packed));
+    }
+    for (const output of outputs) expect(output.equals(outputs[0])).toBe(true);
+  });
+});
+
+test("--verify says in one line on stdout what it thinks, also of what is no file", async () => {
+  await withFolder(async (folder) => {
+    const empty = join(folder, "empty");
+    writeFileSync(empty, "");
+    const { code, stdout } = await zfile(["--verify", empty]);
+    expect({ code, lines: stdout.split("\n").length }).toEqual({ code: 255, lines: 2 });
+    const absent = await zfile(["--verify", join(folder, "absent")]);
+    expect(absent).toMatchObject({ code: 255, stdout: "", stderr: expect.stringContaining("absent") });
   });
 });
