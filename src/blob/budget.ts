@@ -154,12 +154,10 @@ export class Budget implements Room {
 
   /** Bytes that may still be granted; negative when there is too much on the disk. */
   async #room(): Promise<number> {
-    const [objects, space, others] = await Promise.all([
-      this.directory.objects(),
-      this.directory.space(),
-      this.#others(),
-    ]);
-    const promised = others.reduce((sum, { granted }) => sum + granted, this.#pending);
+    // Promises first: what is written meanwhile is counted twice then, and not never.
+    const pending = this.#pending;
+    const promised = (await this.#others()).reduce((sum, { granted }) => sum + granted, pending);
+    const [objects, space] = await Promise.all([this.directory.objects(), this.directory.space()]);
     const used = objects.reduce((sum, { bytes }) => sum + bytes, 0);
     return Math.min(this.capacity - used, space.free - reserveOf(space)) - promised;
   }
