@@ -17,8 +17,8 @@ const QUICK_MS = 150;
 const REQUESTS_PER_WINDOW = 4;
 /** Most bytes in a request. */
 const LARGEST_REQUEST = 4 << 20;
-/** Requests that may fail until no more are made. */
-const MAX_FAILURES = 8;
+/** Requests that may fail one after another until no more are made. */
+const MAX_FAILURES_IN_A_ROW = 8;
 
 export interface PrefetchOutcome {
   bytes: number;
@@ -34,6 +34,7 @@ export class Prefetch {
   #bytes = 0;
   /** Reads of the disk that wait. */
   #demands = 0;
+  #failuresInARow = 0;
   #stopped = false;
   #change = Promise.withResolvers<void>();
 
@@ -58,8 +59,8 @@ export class Prefetch {
   }
 
   /** Fetches what is wanted, until done or stopped. Failures are logged, never thrown. */
-  async run(wanted: WantedUnits): Promise<PrefetchOutcome> {
-    while (!this.#stopped && this.#outcome.failures < MAX_FAILURES) {
+  async run(wanted: Pick<WantedUnits, "take">): Promise<PrefetchOutcome> {
+    while (!this.#stopped && this.#failuresInARow < MAX_FAILURES_IN_A_ROW) {
       const most = Math.min(LARGEST_REQUEST, Math.floor(this.#window / REQUESTS_PER_WINDOW));
       const range = wanted.take(most);
       if (range === null) break;
@@ -87,10 +88,12 @@ export class Prefetch {
     const begin = performance.now();
     try {
       await this.fetch(range);
+      this.#failuresInARow = 0;
       this.#outcome.requests++;
       this.#outcome.bytes += range.length;
       this.#adapt(performance.now() - begin, range.length);
     } catch (error) {
+      this.#failuresInARow++;
       this.#outcome.failures++;
       if (!this.#stopped) consola.error(`prefetching failed: ${(error as Error).message}`);
     } finally {
