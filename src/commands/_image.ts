@@ -20,6 +20,7 @@ export async function imageOptions(args: ImageArgs): Promise<ImageOptions> {
   const service = await loadServiceConfig(args.service_config_path);
   return {
     cache: configuredCache(service.cache, args["cache-dir"]),
+    download: service.download,
     engine: service.engine,
     prefetchConcurrency: service.prefetchConcurrency,
     access: { ...accessOptions(service, args), readDeadline: service.readDeadline * 1000 },

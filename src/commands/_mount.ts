@@ -1,4 +1,5 @@
 /** What the mount commands tell people. */
+import type { DownloadStats } from "../blob/background.ts";
 import type { MountState } from "../device/mount/record.ts";
 import type { MountStats } from "../device/mount/server.ts";
 import { formatBytes } from "./_text.ts";
@@ -11,5 +12,12 @@ export function describeMount({ source, directory, device, pid }: MountState): s
 export function describeStats({ image, device }: MountStats): string {
   const share = image.imageBytes === 0 ? 0 : (100 * image.fetchedBytes) / image.imageBytes;
   const fetched = `${formatBytes(image.fetchedBytes)} of ${formatBytes(image.imageBytes)} fetched (${share.toFixed(1)} %)`;
-  return `${fetched} in ${image.requests} requests; ${formatBytes(device.readBytes)} read, ${formatBytes(device.writtenBytes)} written`;
+  const moved = `${formatBytes(device.readBytes)} read, ${formatBytes(device.writtenBytes)} written`;
+  return [`${fetched} in ${image.requests} requests`, moved, ...describeDownload(image.download)].join("; ");
+}
+
+function describeDownload(download: DownloadStats | undefined): string[] {
+  if (!download) return [];
+  const { layers, completed, fetchedBytes } = download;
+  return [`${completed} of ${layers} layers completed in the background with ${formatBytes(fetchedBytes)}`];
 }

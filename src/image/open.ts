@@ -1,6 +1,8 @@
 /** From an image config, or a list of blobs, to everything that it takes to serve the virtual disk. */
+import type { DownloadStats } from "../blob/background.ts";
 import type { Blob, CacheStats } from "../blob/blob.ts";
 import type { FileCache } from "../blob/cache.ts";
+import type { DownloadTarget } from "../blob/download.ts";
 import { openFileBlob } from "../blob/file.ts";
 import { addStats, emptyStats } from "../blob/stats.ts";
 import { OverlaybdError } from "../error.ts";
@@ -8,9 +10,12 @@ import { mergeSegments } from "../format/lsmt/merge.ts";
 import type { Engine } from "../native/plan.ts";
 import type { AccessOptions } from "../registry/access.ts";
 import type { Repository } from "../registry/repository.ts";
+import type { DownloadConfig } from "../service/config.ts";
 import { dataLowers, type ImageConfig, type LowerConfig, localFile } from "./config.ts";
+import { withDownload } from "./downloaded.ts";
 import { type BlobLayer, openBlobLayer, type ReadObserver } from "./layer.ts";
 import { type ReadLog, ReadRecorder } from "./read_log.ts";
+import { withReadAhead } from "./readahead.ts";
 import { Recording } from "./recording.ts";
 import { blobOrigin, repositoryAt } from "./remote.ts";
 import type { DiskTables, MissingRange } from "./tables.ts";
@@ -30,6 +35,8 @@ export interface ImageOptions {
   readonly prefetchConcurrency?: number;
   /** Where blobs of registries are kept. */
   readonly cache: FileCache;
+  /** How layers are completed in the background, unless the image config says it. */
+  readonly download?: DownloadConfig;
   /** How registries are reached. */
   readonly access?: AccessOptions;
   /** How local files are read. */
@@ -55,6 +62,8 @@ export interface OpenImage {
   fetch(range: MissingRange): Promise<void>;
   /** Begins to fetch what the image's trace names, if it has one, beside what is read. Ends with `close`. */
   prefetch(): void;
+  /** Begins to complete layers in their own directories, if that is configured. Ends with `close`. */
+  download(): void;
   stats(): ImageStats;
   /** Closes all blobs. Whoever serves the disk must have closed it. */
   close(): Promise<void>;
@@ -63,6 +72,8 @@ export interface OpenImage {
 export interface ImageStats extends CacheStats {
   /** Bytes of all layers' blobs. */
   readonly imageBytes: number;
+  /** What the background download has done, once it was begun. */
+  readonly download?: DownloadStats;
 }
 
 /**
@@ -82,10 +93,16 @@ export async function openImage(config: ImageConfig, options: ImageOptions): Pro
     repository ??= repositoryAt(config.repoBlobUrl, config.name, options.access);
     return repository;
   };
+  const targets: DownloadTarget[] = [];
   const openers = dataLowers(config).map((lower, i): BlobOpener => {
-    return () => openLower(lower, `${config.name}: lowers[${i}]`, remote, options.cache);
+    return () => openLower(lower, `${config.name}: lowers[${i}]`, remote, options.cache, targets);
   });
-  return openStack(openers, options.trace ?? (await configuredTrace(config)), options, upper);
+  const trace = options.trace ?? (await configuredTrace(config));
+  const image = await openStack(openers, trace, options, upper);
+  const download = config.download ?? options.download;
+  // A trace is of what is read from afar (cache-download-prefetch.md section 5.1).
+  if (!download?.enable || targets.length === 0 || trace?.kind === "record") return image;
+  return withDownload(image, targets, options.cache, download);
 }
 
 /**
@@ -109,7 +126,8 @@ export async function openStack(
     }
   }
   const image = assemble(await openLayers(openers), options.engine, upper);
-  return trace ? withPrefetch(image, trace, options.prefetchConcurrency ?? DEFAULT_CONCURRENCY) : image;
+  const { prefetchConcurrency = DEFAULT_CONCURRENCY } = options;
+  return withReadAhead(trace ? withPrefetch(image, trace, prefetchConcurrency) : image);
 }
 
 async function openLower(
@@ -117,6 +135,7 @@ async function openLower(
   name: string,
   remote: () => Promise<Repository>,
   cache: FileCache,
+  targets: DownloadTarget[],
 ): Promise<Blob> {
   if (lower.targetFile !== "" || lower.targetDigest !== "") {
     throw new OverlaybdError("E_UNSUPPORTED", `${name} is a TurboOCI layer, which cannot be opened yet`);
@@ -129,7 +148,11 @@ async function openLower(
     throw new OverlaybdError("E_NOT_FOUND", `${name} ${where}`);
   }
   if (lower.size === 0) throw new OverlaybdError("E_CONFIG", `${name} is remote, but its size is not given`);
-  return cache.open(lower.digest, blobOrigin(await remote(), lower.digest, lower.size));
+  const { digest, dir: directory } = lower;
+  const origin = blobOrigin(await remote(), digest, lower.size);
+  const blob = await cache.open(digest, origin, directory);
+  if (directory !== "") targets.push({ digest, origin, directory, blob });
+  return blob;
 }
 
 /**
@@ -197,6 +220,7 @@ export function assemble(layers: readonly BlobLayer[], engine?: Engine, upper?: 
     layers,
     fetch: ({ layer, offset, length, damaged }) => layers[layer].blob.fetch(offset, length, damaged),
     prefetch: () => {},
+    download: () => {},
     stats: () => ({
       ...[...cached].reduce(addStats, emptyStats()),
       imageBytes: layers.reduce((sum, { blob }) => sum + blob.size, 0),

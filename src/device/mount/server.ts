@@ -70,6 +70,7 @@ export async function serveMount(
     await device.detach();
     throw error;
   }
+  image.download();
   const stats = () => ({ image: image.stats(), device: device.stats() });
   await serveUntilUnmounted(device, state, () => mounted(state));
   listener.tell(stats());
