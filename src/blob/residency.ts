@@ -35,6 +35,11 @@ export function useRange(residency: Residency, offset: number, length: number): 
   return true;
 }
 
+/** Whether a reader has asked for the unit lately. */
+export function isUsed(residency: Residency, unit: number): boolean {
+  return hasBit(residency.used, unit);
+}
+
 /** Whether the unit was used since this was last asked. */
 export function takeUse(residency: Residency, unit: number): boolean {
   if (!hasBit(residency.used, unit)) return false;
