@@ -371,13 +371,16 @@ describe.skipIf(goldenDir === null || !canServeFuse)("mount from a registry", ()
   test("reads fetch what they need; without the registry they fail, and with it again they do not", async () => {
     const reference = `127.0.0.1:${port}/test/image:obd`;
     const cache = join(folder, "cache");
-    const state = await mounted(reference, directory, "--plain", "--cache-dir", cache);
+    const service = join(folder, "service.json");
+    writeFileSync(service, JSON.stringify({ readDeadline: 1 }));
+    const words = [reference, directory, "--plain", "--cache-dir", cache, "--service_config_path", service];
+    const state = await mounted(...words);
     await registry.stop();
     const manifest: Entry[] = JSON.parse(readFileSync(golden("manifests/layer1+layer2.json"), "utf8"));
     const biggest = manifest.reduce((a, b) => ((a.size ?? 0) > (b.size ?? 0) ? a : b));
     // Another process reads: the registry that it waits for is in this one.
-    const words = ["sha256sum", join(directory, biggest.path)];
-    const offline = Bun.spawn(words, {
+    const reader = ["sha256sum", join(directory, biggest.path)];
+    const offline = Bun.spawn(reader, {
       stdout: "ignore",
       stderr: "pipe",
       env: { ...process.env, LC_ALL: "C" },
@@ -386,7 +389,7 @@ describe.skipIf(goldenDir === null || !canServeFuse)("mount from a registry", ()
     expect(await offline.exited).toBe(1);
 
     registry = await serveRegistry({ directory: layout, readOnly: true, hostname: "127.0.0.1", port });
-    const online = Bun.spawn(words, { stdout: "pipe" });
+    const online = Bun.spawn(reader, { stdout: "pipe" });
     expect(await new Response(online.stdout).text()).toStartWith(biggest.sha256 as string);
     const stats = (await unmounted()) as MountStats;
     expect(stats.image.fetchedBytes).toBeGreaterThan(0);
