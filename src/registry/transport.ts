@@ -409,13 +409,15 @@ function proxyFailure(proxy: URL, error: unknown, request: HttpRequest, watch: W
   return failed.because(`, through the proxy ${proxy.origin}`);
 }
 
-function proxyRefusal(proxy: URL, status: number, request: HttpRequest): RequestError {
-  const reason =
-    status === 407
-      ? `the proxy ${proxy.origin} wants a user name and password, or other ones (status 407)`
-      : `the proxy ${proxy.origin} refused the connection (status ${status})`;
+/** 401 is what tinyproxy says to a wrong password. */
+function proxyRefusal({ origin }: URL, status: number, request: HttpRequest): RequestError {
+  if (status === 407 || status === 401) {
+    const reason = `the proxy ${origin} wants a user name and password, or other ones (status ${status})`;
+    return new RequestError("E_AUTH", reason, { request, status });
+  }
   const transient = status === 429 || status >= 500;
-  return new RequestError(status === 407 ? "E_AUTH" : "E_REGISTRY", reason, { request, status, transient });
+  const reason = `the proxy ${origin} refused the connection (status ${status})`;
+  return new RequestError("E_REGISTRY", reason, { request, status, transient });
 }
 
 function failure(error: unknown, request: HttpRequest, watch: Watch): Error {

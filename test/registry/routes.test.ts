@@ -170,10 +170,10 @@ describe("mirrors", () => {
   });
 
   test("nobody listens, or a connection takes too long", async () => {
-    // TEST-NET-1 (RFC 5737): no machine has this address.
+    // TEST-NET-2 (RFC 5737): no machine has this address.
     const silent = 'dial_timeout = "50ms"\ncapabilities = ["pull"]';
     const repository = await open(
-      `[host."http://127.0.0.1:1"]\n${silent}\n[host."http://192.0.2.1"]\n${silent}`,
+      `[host."http://127.0.0.1:1"]\n${silent}\n[host."http://198.51.100.1"]\n${silent}`,
     );
     const begin = performance.now();
     await readsRight(repository);
