@@ -259,7 +259,7 @@ describe("several processes", () => {
   test("kill -9 at any moment never leaves a byte that reads wrong", async () => {
     const next = random(7);
     let reused = 0;
-    for (let round = 0; round < 50; round++) {
+    for (let round = 0; round < 60; round++) {
       const child = Bun.spawn(
         [process.execPath, join(import.meta.dir, "reader.ts"), directory, `${round}`, "1000"],
         {

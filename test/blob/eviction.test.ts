@@ -38,6 +38,12 @@ function usedBytes(path = directory): number {
   return sizes.reduce((sum, size) => sum + size, 0);
 }
 
+function startReader(capacity: number, seed: number, rounds: number) {
+  const program = join(import.meta.dir, "evicting_reader.ts");
+  const words = [directory, `${capacity}`, `${seed}`, `${rounds}`];
+  return Bun.spawn([process.execPath, program, ...words], { stdout: "pipe" });
+}
+
 const has = (digest: string): boolean => existsSync(join(directory, digest));
 
 async function fill(cache: FileCache, digest: string, bytes: Uint8Array): Promise<void> {
@@ -141,12 +147,7 @@ describe("a cache with a capacity", () => {
 
   test("shared by processes that come and go is never exceeded, and every byte is right", async () => {
     const capacity = 1 << 20;
-    const program = join(import.meta.dir, "evicting_reader.ts");
-    const children = [1, 2, 3].map((seed) =>
-      Bun.spawn([process.execPath, program, directory, `${capacity}`, `${seed}`, "120"], {
-        stdout: "ignore",
-      }),
-    );
+    const children = [1, 2, 3].map((seed) => startReader(capacity, seed, 120));
     let running = true;
     const most = (async () => {
       let seen = 0;
@@ -161,6 +162,33 @@ describe("a cache with a capacity", () => {
     expect(seen).toBeLessThanOrEqual(capacity + EVICTION_UNIT);
   });
 });
+
+test("killed while it fills and evicts, a cache never reads wrong and keeps its bound", async () => {
+  const next = random(17);
+  const capacity = 1 << 20;
+  const contents = Array.from({ length: 6 }, (_, i) => evictedBytes(i));
+  let reused = 0;
+  for (let round = 0; round < 80; round++) {
+    const child = startReader(capacity, round, 1000);
+    const reader = child.stdout.getReader();
+    expect(new TextDecoder().decode((await reader.read()).value)).toBe("ready\n");
+    await Bun.sleep(next() * 25);
+    child.kill("SIGKILL");
+    expect((await reader.read()).done).toBe(true);
+    await child.exited;
+    expect(usedBytes()).toBeLessThanOrEqual(capacity + EVICTION_UNIT);
+    const cache = new FileCache(directory, { unit: EVICTION_UNIT, capacity });
+    for (const [i, bytes] of contents.entries()) {
+      if (!has(evictedDigest(i))) continue;
+      const blob = await cache.open(evictedDigest(i), new MemoryOrigin(bytes));
+      expect(Buffer.compare(await blob.read(0, bytes.length), bytes)).toBe(0);
+      await blob.close();
+    }
+    expect(cache.stats()).toMatchObject({ damaged: 0, refused: 0 });
+    reused += cache.stats().hits;
+  }
+  expect(reused).toBeGreaterThan(0);
+}, 60_000);
 
 describe("the directory", () => {
   test("is one process' at a time", async () => {
