@@ -11,7 +11,7 @@ export interface Blob extends ByteSource {
   readonly view: BlobView;
   /** What fetching has cost so far, shared by all who have the blob open: the sum of these. */
   readonly stats: readonly CacheStats[];
-  /** The Merkle tree in the blob. What comes from a registry is checked against it. */
+  /** The Merkle tree in the blob. What comes from a registry is checked against it, a file on this machine is not. */
   readonly verity?: Verity;
   /**
    * Makes [offset, offset + length) readable from `view.fd`. Concurrent callers of one range share one fetch.

@@ -2,6 +2,7 @@
 import { close, fstat, ftruncate, futimes, open, read, type Stats, write } from "node:fs";
 import { promisify } from "node:util";
 import { OverlaybdError } from "../error.ts";
+import type { Verity } from "../format/verity/descriptor.ts";
 import type { Blob, BlobView } from "./blob.ts";
 
 /** System calls on plain descriptors: a `FileHandle` would be closed under a worker's feet when it is collected. */
@@ -31,9 +32,10 @@ const writeAt = promisify(write) as (
 
 /**
  * Opens a local file for reading.
+ * @param verity the Merkle tree in it.
  * @throws OverlaybdError E_NOT_FOUND; E_IO when it cannot be opened or is no regular file.
  */
-export async function openFileBlob(path: string): Promise<Blob> {
+export async function openFileBlob(path: string, verity?: Verity): Promise<Blob> {
   let fd: number;
   try {
     fd = await openFile(path, "r");
@@ -50,14 +52,17 @@ export async function openFileBlob(path: string): Promise<Blob> {
     await closeFile(fd);
     throw new OverlaybdError("E_IO", `layer file ${path} is not a regular file`);
   }
-  return new FileBlob({ name: path, size: stat.size, fd });
+  return new FileBlob({ name: path, size: stat.size, fd }, verity);
 }
 
 class FileBlob implements Blob {
   readonly stats = [];
   #closed = false;
 
-  constructor(readonly view: BlobView) {}
+  constructor(
+    readonly view: BlobView,
+    readonly verity?: Verity,
+  ) {}
 
   get name(): string {
     return this.view.name;

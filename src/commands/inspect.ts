@@ -56,6 +56,10 @@ function describe(report: ImageReport): string {
     parentUuid,
     JSON.stringify(userTag),
   ]);
+  const trees = report.layers.flatMap(({ verity }, i) =>
+    verity ? [[`${i}`, verity.root, formatBytes(verity.dataBytes), formatBytes(verity.treeBytes)]] : [],
+  );
+  if (trees.length > 0) sections.push(formatTable(["#", "verity", "data", "tree"], trees));
   if (marks.length > 0) sections.push(formatTable(["#", "uuid", "parent uuid", "message"], marks));
   if (report.upper) {
     const { kind, data, index, dataBytes: bytes, size, uuid, parentUuid } = report.upper;

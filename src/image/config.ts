@@ -32,6 +32,8 @@ export interface LowerConfig {
   readonly digest: string;
   /** Size of the remote blob in bytes; 0: not known. */
   readonly size: number;
+  /** Ours: what the layer's descriptor says of the Merkle tree in the blob (docs/verity.md). */
+  readonly verity: string;
   /** TurboOCI: where the file contents are. */
   readonly targetFile: string;
   readonly targetDigest: string;
@@ -85,6 +87,7 @@ function decodeLower(fields: Fields): LowerConfig {
     dir: fields.string("dir"),
     digest: fields.string("digest"),
     size: fields.unsigned("size", 0, Number.MAX_SAFE_INTEGER),
+    verity: fields.string("verity"),
     targetFile: fields.string("targetFile"),
     targetDigest: fields.string("targetDigest"),
     gzipIndex: fields.string("gzipIndex"),

@@ -1,5 +1,7 @@
 /** What an image is made of, as plain data. */
 import { allocatedSectors, SECTOR_BYTES, type SegmentTable, segmentLength } from "../format/lsmt/segments.ts";
+import type { Verity } from "../format/verity/descriptor.ts";
+import { TreeShape } from "../format/verity/shape.ts";
 import { CODEC_LZ4 } from "../format/zfile/blocks.ts";
 import type { BlobLayer } from "./layer.ts";
 import type { OpenImage } from "./open.ts";
@@ -25,6 +27,14 @@ export interface Coverage {
   readonly holeBytes: number;
 }
 
+export interface VerityReport {
+  /** Digest of the topmost node, as the layer's descriptor has it. */
+  readonly root: string;
+  /** Bytes of the blob that the tree is made over. */
+  readonly dataBytes: number;
+  readonly treeBytes: number;
+}
+
 export interface LayerReport extends Coverage {
   readonly name: string;
   readonly blobBytes: number;
@@ -33,6 +43,8 @@ export interface LayerReport extends Coverage {
   /** Of the compression; 0 without. */
   readonly blockSize: number;
   readonly checksums: boolean;
+  /** The Merkle tree that what is fetched is checked against. */
+  readonly verity?: VerityReport;
   /** Bytes of the layer, uncompressed. */
   readonly plainBytes: number;
   readonly virtualSize: number;
@@ -61,6 +73,7 @@ function inspectLayer({ blob, disk, content }: BlobLayer): LayerReport {
     compression: blocks ? (blocks.codec === CODEC_LZ4 ? "lz4" : "zstd") : "none",
     blockSize: blocks?.blockSize ?? 0,
     checksums: blocks?.checksum ?? false,
+    verity: blob.verity && inspectTree(blob.verity, blob.name),
     plainBytes: content.source.size,
     virtualSize: content.size,
     uuid: content.uuid,
@@ -68,6 +81,10 @@ function inspectLayer({ blob, disk, content }: BlobLayer): LayerReport {
     userTag: content.userTag,
     ...coverage(content.segments, content.size),
   };
+}
+
+function inspectTree({ root, dataBytes }: Verity, name: string): VerityReport {
+  return { root: `sha256:${root}`, dataBytes, treeBytes: new TreeShape(dataBytes, name).treeBytes };
 }
 
 function coverage(table: SegmentTable, size: number): Coverage {

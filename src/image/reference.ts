@@ -2,6 +2,7 @@
 import type { Blob } from "../blob/blob.ts";
 import { openFileBlob } from "../blob/file.ts";
 import { OverlaybdError } from "../error.ts";
+import { parseVerity, VERITY_ANNOTATION } from "../format/verity/descriptor.ts";
 import { repositoryAccess } from "../registry/access.ts";
 import {
   type Descriptor,
@@ -52,16 +53,20 @@ async function resolve(
   const openers = layers.map((layer): BlobOpener => {
     // What lies in a local directory needs no cache.
     if (repository instanceof LayoutRepository) return () => openLayoutBlob(repository, layer);
-    return () => options.cache.open(layer.digest, blobOrigin(repository, layer.digest, layer.size));
+    const { digest, size, annotations } = layer;
+    return async () =>
+      options.cache.open(digest, blobOrigin(repository, digest, size, annotations?.[VERITY_ANNOTATION]));
   });
   return { openers, trace: accelerated ? prefetchFromLayer(repository, top) : undefined };
 }
 
 async function openLayoutBlob(
   { layout, name }: LayoutRepository,
-  { digest, size }: Descriptor,
+  { digest, size, annotations }: Descriptor,
 ): Promise<Blob> {
-  const blob = await openFileBlob(layout.blobPath(digest));
+  const text = annotations?.[VERITY_ANNOTATION];
+  const verity = text === undefined ? undefined : parseVerity(text, size, `blob ${digest} of ${name}`);
+  const blob = await openFileBlob(layout.blobPath(digest), verity);
   if (blob.size === size) return blob;
   await blob.close();
   const sizes = `has ${blob.size} bytes, its descriptor says ${size}`;

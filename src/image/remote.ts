@@ -1,16 +1,28 @@
 /** Blobs of registries as the cache and the image config name them. */
 import type { RangeOrigin } from "../blob/origin.ts";
 import { OverlaybdError } from "../error.ts";
+import { parseVerity } from "../format/verity/descriptor.ts";
 import { type AccessOptions, repositoryAccess } from "../registry/access.ts";
 import { isRepositoryName } from "../registry/reference.ts";
 import type { Repository } from "../registry/repository.ts";
 
-/** Lets the cache fetch a blob of `repository`. */
-export function blobOrigin(repository: Repository, digest: string, size: number): RangeOrigin {
+/**
+ * Lets the cache fetch a blob of `repository`.
+ * @param verity what is said of the Merkle tree in the blob (see `parseVerity`), if anything is.
+ * @throws OverlaybdError E_CORRUPT, E_UNSUPPORTED, E_LIMIT when that is wrong.
+ */
+export function blobOrigin(
+  repository: Repository,
+  digest: string,
+  size: number,
+  verity?: string,
+): RangeOrigin {
+  const name = `${repository.name}@${digest}`;
   return {
-    name: `${repository.name}@${digest}`,
+    name,
     size,
-    readRange: (offset, length) => repository.blobRange(digest, offset, length, size),
+    readRange: (offset, length, check) => repository.blobRange(digest, offset, length, size, check),
+    verity: verity === undefined ? undefined : parseVerity(verity, size, name),
   };
 }
 

@@ -13,7 +13,13 @@ import type { Hedge } from "./hedge.ts";
 import { type JsonObject, parseJsonObject } from "./json.ts";
 import { checkContentRange, RangeReader, ranged } from "./range.ts";
 import { fetchReferrers, recordReferrer } from "./referrers.ts";
-import { type BlobContent, type BlobUpload, openContent, type Repository } from "./repository.ts";
+import {
+  type BlobContent,
+  type BlobUpload,
+  openContent,
+  type RangeCheck,
+  type Repository,
+} from "./repository.ts";
 import { DEFAULT_RETRY, isWorthRepeating, pauseAfter, type RetryPolicy, retry } from "./retry.ts";
 import type { Exchange } from "./routes.ts";
 import { streamOf } from "./stream.ts";
@@ -178,8 +184,14 @@ export class RemoteRepository implements Repository {
     });
   }
 
-  blobRange(digest: string, offset: number, length: number, size?: number): Promise<Uint8Array> {
-    return this.#ranges.read(digest, offset, length, size);
+  blobRange(
+    digest: string,
+    offset: number,
+    length: number,
+    size?: number,
+    check?: RangeCheck,
+  ): Promise<Uint8Array> {
+    return this.#ranges.read(digest, offset, length, size, check);
   }
 
   hasBlob(digest: string): Promise<boolean> {

@@ -5,6 +5,7 @@
 import { OverlaybdError } from "../error.ts";
 import type { RemoteRepository } from "./client.ts";
 import { verifyDigest } from "./digest.ts";
+import type { RangeCheck } from "./repository.ts";
 import { retry } from "./retry.ts";
 import { type HttpRequest, type HttpResponse, quote, SLOWEST_RATE } from "./transport.ts";
 
@@ -24,7 +25,13 @@ export class RangeReader {
   constructor(private readonly repository: RemoteRepository) {}
 
   /** See `Repository.blobRange`. */
-  async read(digest: string, offset: number, length: number, size?: number): Promise<Uint8Array> {
+  async read(
+    digest: string,
+    offset: number,
+    length: number,
+    size?: number,
+    check?: RangeCheck,
+  ): Promise<Uint8Array> {
     if (!Number.isSafeInteger(offset) || !Number.isSafeInteger(length) || offset < 0 || length < 0) {
       throw new OverlaybdError("E_USAGE", `blob ${digest}: [${offset}, +${length}) is not a range`);
     }
@@ -39,7 +46,11 @@ export class RangeReader {
         // An extra request on the first one's connection would wait behind it.
         const number = extra ? Math.max(attempt, 2) : attempt;
         const sent = { ...request, attempt: number, deadline: limit, signal };
-        return exchange(sent, (response) => this.#receive(response, digest, offset, length, size));
+        return exchange(sent, async (response) => {
+          const bytes = await this.#receive(response, digest, offset, length, size);
+          await check?.(bytes);
+          return bytes;
+        });
       });
     });
     this.#patientFrom = 0;

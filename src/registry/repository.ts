@@ -31,9 +31,17 @@ export interface Repository {
   /**
    * Exactly `length` bytes of a blob from `offset` on. They cannot be verified against the digest.
    * @param size what the blob's size should be, in bytes, if known
-   * @throws OverlaybdError E_REGISTRY when the range is not within the blob; E_CORRUPT when its size is another one
+   * @param check throws when the bytes that a host sent are wrong; if other hosts may have the blob, they are asked then
+   * @throws OverlaybdError E_REGISTRY when the range is not within the blob; E_CORRUPT when its size is another one; what
+   * `check` throws
    */
-  blobRange(digest: string, offset: number, length: number, size?: number): Promise<Uint8Array>;
+  blobRange(
+    digest: string,
+    offset: number,
+    length: number,
+    size?: number,
+    check?: RangeCheck,
+  ): Promise<Uint8Array>;
 
   hasBlob(digest: string): Promise<boolean>;
 
@@ -61,6 +69,9 @@ export interface Repository {
   /** Descriptors of the manifests whose subject is `digest`, of one artifact type or of all. */
   referrers(digest: string, artifactType?: string): Promise<Descriptor[]>;
 }
+
+/** Throws when the bytes of a range are wrong. */
+export type RangeCheck = (bytes: Uint8Array) => Promise<void>;
 
 /**
  * Content to push: a `Blob` (a file: `Bun.file(path)`), or a function that opens a stream. It is opened again when a

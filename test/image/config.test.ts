@@ -10,7 +10,16 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(directory, { recursive: true, force: true }));
 
-const LOWER = { file: "", dir: "", digest: "", size: 0, targetFile: "", targetDigest: "", gzipIndex: "" };
+const LOWER = {
+  file: "",
+  dir: "",
+  digest: "",
+  size: 0,
+  verity: "",
+  targetFile: "",
+  targetDigest: "",
+  gzipIndex: "",
+};
 
 describe("an image config", () => {
   test("is read with its defaults; unknown keys and an incomplete upper layer are ignored", () => {
@@ -36,6 +45,7 @@ describe("an image config", () => {
       targetFile: "t",
       targetDigest: "sha256:01",
       gzipIndex: "g",
+      verity: "v",
     };
     const download = { enable: true, delay: 1, delayExtra: -1, maxMBps: 0, tryCnt: 2, blockSize: 4096 };
     const config = {
