@@ -149,7 +149,7 @@ async function openLower(
   }
   if (lower.size === 0) throw new OverlaybdError("E_CONFIG", `${name} is remote, but its size is not given`);
   const { digest, dir: directory } = lower;
-  const origin = blobOrigin(await remote(), digest, lower.size);
+  const origin = blobOrigin(await remote(), digest, lower.size, lower.verity || undefined);
   const blob = await cache.open(digest, origin, directory);
   if (directory !== "") targets.push({ digest, origin, directory, blob });
   return blob;
