@@ -26,6 +26,8 @@ export interface ConvertOptions {
   readonly family: MediaFamily;
   /** Size of the virtual disk in bytes. */
   readonly size: number;
+  /** Add a Merkle tree to every layer (docs/verity.md); default false. */
+  readonly verity?: boolean;
   /** Where temporary files go; a directory of its own is made in it, and those of killed conversions are removed. */
   readonly workFolder: string;
   readonly progress?: Progress;
@@ -55,7 +57,12 @@ export async function convert(options: ConvertOptions): Promise<Descriptor> {
     target: options.target,
     folder: folder.path,
     thread,
-    options: { family: options.family, size: options.size, compression: COMPRESSION },
+    options: {
+      family: options.family,
+      size: options.size,
+      compression: COMPRESSION,
+      verity: options.verity ?? false,
+    },
     progress: options.progress ?? (() => {}),
     warn: options.warn,
   };

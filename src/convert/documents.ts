@@ -3,6 +3,7 @@
  * conversion does not touch are kept, also fields that no specification knows.
  */
 import { OverlaybdError } from "../error.ts";
+import { formatVerity, VERITY_ANNOTATION, type Verity } from "../format/verity/descriptor.ts";
 import type { Annotations, Descriptor, Manifest } from "../registry/descriptor.ts";
 import { MediaType } from "../registry/descriptor.ts";
 import { isDigest } from "../registry/digest.ts";
@@ -28,12 +29,20 @@ export function mediaTypes(family: MediaFamily): (typeof TYPES)[MediaFamily] {
 const LAYER_VERSION = "0.1.0";
 export const LAYER_ANNOTATIONS = "containerd.io/snapshot/overlaybd";
 
-/** Descriptor of a converted layer: an uncompressed tar with one member, therefore diff id = digest. */
-export function layerDescriptor(family: MediaFamily, digest: string, size: number): Descriptor {
+/** A converted layer: digest and size in bytes of the blob, and the Merkle tree in it, if there is one. */
+export interface ConvertedLayer {
+  readonly digest: string;
+  readonly size: number;
+  readonly verity?: Verity;
+}
+
+/** Descriptor of a converted layer: an uncompressed tar, therefore diff id = digest. */
+export function layerDescriptor(family: MediaFamily, { digest, size, verity }: ConvertedLayer): Descriptor {
   const annotations: Annotations = {
     [`${LAYER_ANNOTATIONS}/blob-digest`]: digest,
     [`${LAYER_ANNOTATIONS}/blob-size`]: String(size),
     [`${LAYER_ANNOTATIONS}/version`]: LAYER_VERSION,
+    ...(verity && { [VERITY_ANNOTATION]: formatVerity(verity) }),
   };
   return { mediaType: TYPES[family].layer, digest, size, annotations };
 }

@@ -5,6 +5,7 @@
 import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { OverlaybdError } from "../error.ts";
+import { appendTree } from "../format/verity/append.ts";
 import { MAX_LOWERS } from "../image/config.ts";
 import { type Descriptor, encodeManifest, MANIFEST_LIMIT, parseManifest } from "../registry/descriptor.ts";
 import { digestOf } from "../registry/digest.ts";
@@ -28,6 +29,8 @@ export interface ConversionOptions {
   /** Size of the virtual disk in bytes. */
   readonly size: number;
   readonly compression: LayerJob["compression"];
+  /** Add a Merkle tree to every layer (docs/verity.md). */
+  readonly verity: boolean;
 }
 
 export type Progress = (event: ProgressEvent) => void;
@@ -157,10 +160,15 @@ async function buildFrom(thread: LayerThread, input: Input, job: LayerJob): Prom
 }
 
 async function pushLayer(context: ConversionContext, path: string, size: number): Promise<Descriptor> {
-  const file = Bun.file(path);
-  const hash = new Bun.CryptoHasher("sha256");
-  for await (const chunk of file.stream()) hash.update(chunk);
-  const descriptor = layerDescriptor(context.options.family, `sha256:${hash.digest("hex")}`, size);
-  await context.target.pushBlob(descriptor, file);
+  const { family, verity } = context.options;
+  const sealed = verity ? await appendTree(path) : { digest: await hashLayer(path), size };
+  const descriptor = layerDescriptor(family, sealed);
+  await context.target.pushBlob(descriptor, Bun.file(path));
   return descriptor;
+}
+
+async function hashLayer(path: string): Promise<string> {
+  const hash = new Bun.CryptoHasher("sha256");
+  for await (const chunk of Bun.file(path).stream()) hash.update(chunk);
+  return `sha256:${hash.digest("hex")}`;
 }

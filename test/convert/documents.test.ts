@@ -21,7 +21,7 @@ describe("against upstream's documents", () => {
     const source = parseManifest(readFileSync(golden("oci/manifest.in.json")), "manifest.in.json");
     const expected = readFileSync(golden("oci/manifest.obd.json"));
     const layers = parseManifest(expected, "manifest.obd.json").layers.map(({ digest, size }) =>
-      layerDescriptor("oci", digest, size),
+      layerDescriptor("oci", { digest, size }),
     );
 
     const newIds = layers.map((layer) => layer.digest);
