@@ -33,9 +33,9 @@ export class Fields {
     try {
       value = JSON.parse(text);
     } catch (cause) {
-      throw new OverlaybdError("E_CONFIG", `${file} is not valid JSON: ${(cause as Error).message}`, {
-        cause,
-      });
+      // What the parser quotes may be part of a secret.
+      const reason = (cause as Error).message.replace(/\s*["'`].*$/s, "");
+      throw new OverlaybdError("E_CONFIG", `${file} is not valid JSON: ${reason}`);
     }
     return Fields.of(value, file);
   }
@@ -131,7 +131,9 @@ function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
+/** A value for a message; what is inside an object or a list may be secret. */
 function describe(value: unknown): string {
+  if (typeof value === "object" && value !== null) return Array.isArray(value) ? "a list" : "an object";
   const text = JSON.stringify(value);
   return text.length > 40 ? `${text.slice(0, 40)}…` : text;
 }
