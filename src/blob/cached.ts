@@ -238,7 +238,7 @@ export class CachedBlob {
     return (await this.origin.verify(unit * this.view.valid.unit, bytes)) ? bytes : null;
   }
 
-  async #download(first: number, end: number): Promise<void> {
+  async #download(first: number, end: number, keep = true): Promise<void> {
     const { unit } = this.view.valid;
     const offset = first * unit;
     const length = Math.min(end * unit, this.view.size) - offset;
@@ -250,7 +250,7 @@ export class CachedBlob {
     }
     this.stats.fetchedBytes += length;
     this.stats.misses += end - first;
-    const stored = await this.#keep(first, bytes);
+    const stored = keep && (await this.#keep(first, bytes));
     for (let i = first; i < end; i++) {
       this.#media.announce(i, bytes.subarray((i - first) * unit, (i - first + 1) * unit), stored);
     }
@@ -276,48 +276,70 @@ export class CachedBlob {
   }
 
   /**
-   * A reader found bytes among the units [first, end) to be wrong when the epoch was `seen`: they are fetched once more.
-   * What is wrong even then is so at the origin.
+   * A reader found bytes among the units [first, end) to be wrong when the epoch was `seen`. Those that are not what was
+   * fetched are fetched once more; if all are, those that were not fetched twice yet. What is wrong even then is so at
+   * the origin.
    */
   async #mend(first: number, end: number, seen: number): Promise<void> {
+    const units = range(first, end);
     if (this.#media.whole) {
-      const what = `bytes ${first * this.view.valid.unit} to ${end * this.view.valid.unit} are damaged in the downloaded file`;
-      throw new OverlaybdError(
-        "E_CORRUPT",
-        `${this.view.name}: ${what}; remove it to have them fetched again`,
-      );
+      throw this.#damage(units, "in the downloaded file; remove that to have them fetched again");
     }
-    for (let unit = first; unit < end; unit++) {
-      // Somebody may be fetching it, or have fetched it since the reader looked.
-      for (let flight = this.#flights.get(unit); flight; flight = this.#flights.get(unit)) {
-        await flight.catch(() => {});
-      }
-      const since = this.#mended.get(unit);
-      if (since !== undefined && ((seen - since) | 0) < 0) continue;
-      this.#checkOpen();
-      await this.#fly([unit], this.#mendUnit(unit, since !== undefined));
+    for (;;) {
+      const flights = units.flatMap((unit) => this.#flights.get(unit) ?? []);
+      if (flights.length === 0) break;
+      await Promise.allSettled(flights);
     }
+    this.#checkOpen();
+    // Somebody may have given them up, or have fetched them, since the reader looked.
+    const stale = (unit: number): boolean =>
+      !hasUnit(this.view.valid, unit) || isBefore(seen, this.#mended.get(unit) ?? this.#media.since);
+    if (isBefore(seen, this.#media.since) || units.some(stale)) return;
+    await this.#fly(units, this.#mendUnits(units));
   }
 
-  async #mendUnit(unit: number, again: boolean): Promise<void> {
-    this.#media.withdraw([unit]);
+  async #mendUnits(units: readonly number[]): Promise<void> {
     if (this.#store && !(await this.#store.restoreSize())) {
       // Somebody cut the file short: there are holes now wherever bytes were. All is checked before it is believed again.
       this.#media.withdrawAll();
+      return;
     }
-    const asSent = this.#media.inMemory || (await this.#store?.restore(unit)) != null;
-    await this.#store?.forget(unit, 1);
-    if (again && asSent) {
-      this.#mended.delete(unit);
-      const { unit: length } = this.view.valid;
-      const what = `bytes ${unit * length} to ${Math.min((unit + 1) * length, this.view.size)} are damaged`;
-      throw new OverlaybdError("E_CORRUPT", `${this.view.name}: ${what} as they come from the registry`);
+    const lost = await this.#lostUnits(units);
+    const suspects = lost.length > 0 ? lost : units.filter((unit) => !this.#mended.has(unit));
+    const hopeless = suspects.length === 0;
+    const given = hopeless ? units : suspects;
+    this.#media.withdraw(given);
+    for (const unit of given) await this.#store?.forget(unit, 1);
+    if (hopeless) {
+      for (const unit of units) this.#mended.delete(unit);
+      throw this.#damage(units, "as they come from the registry");
     }
-    this.stats.damaged++;
-    // A disk that loses the same bytes twice is not asked a third time.
-    if (again) this.#media.toMemory();
-    this.#mended.set(unit, Atomics.load(this.view.valid.epoch, 0));
-    await this.#download(unit, unit + 1);
+    this.stats.damaged += suspects.length;
+    // A disk that loses the same bytes twice is not trusted with them a third time.
+    const distrust = lost.some((unit) => this.#mended.has(unit));
+    if (distrust) this.#media.toMemory();
+    const epoch = Atomics.load(this.view.valid.epoch, 0);
+    for (const unit of suspects) {
+      this.#mended.set(unit, epoch);
+      await this.#download(unit, unit + 1, !distrust);
+    }
+  }
+
+  /** Units that are on the disk otherwise than they were written. Memory loses nothing. */
+  async #lostUnits(units: readonly number[]): Promise<number[]> {
+    if (this.#media.inMemory || !this.#store) return [];
+    const lost: number[] = [];
+    for (const unit of units) if ((await this.#store.restore(unit)) === null) lost.push(unit);
+    return lost;
+  }
+
+  #damage(units: readonly number[], where: string): OverlaybdError {
+    const { unit } = this.view.valid;
+    const end = Math.min(((units.at(-1) ?? 0) + 1) * unit, this.view.size);
+    return new OverlaybdError(
+      "E_CORRUPT",
+      `${this.view.name}: bytes ${units[0] * unit} to ${end} are damaged ${where}`,
+    );
   }
 
   /** A descriptor's number may already belong to another file. */
@@ -336,6 +358,11 @@ export class CachedBlob {
     this.#media.close();
     await this.#store?.close();
   }
+}
+
+/** Whether an epoch is an earlier one, as long as they are not 2^31 apart. */
+function isBefore(epoch: number, other: number): boolean {
+  return ((epoch - other) | 0) < 0;
 }
 
 function range(first: number, end: number): number[] {

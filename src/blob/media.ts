@@ -13,6 +13,7 @@ export class Media {
   readonly view: BlobView & Required<Pick<BlobView, "valid">>;
   #window: Window | undefined;
   #whole = false;
+  #since = 0;
 
   /**
    * @param media descriptor of the media file, or null to begin in memory.
@@ -39,6 +40,11 @@ export class Media {
   /** Whether readers read a local file that holds everything. */
   get whole(): boolean {
     return this.#whole;
+  }
+
+  /** The epoch since which readers read what they read now. */
+  get since(): number {
+    return this.#since;
   }
 
   /** Lets readers read a unit. `stored`: its bytes are in the media file; if not, they can only be read from memory. */
@@ -89,6 +95,7 @@ export class Media {
   /** What was being read meanwhile is withdrawn. */
   #replace(fd: number): void {
     withdrawAll(this.view.valid);
+    this.#since = Atomics.load(this.view.valid.epoch, 0);
     replaceDescriptor(this.view.fd, fd);
   }
 

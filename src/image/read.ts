@@ -17,10 +17,12 @@ export async function readDisk(
   offset: number,
   bytes: Uint8Array,
 ): Promise<void> {
-  for (let round = 0; round < MAX_ROUNDS; round++) {
+  for (let round = 0; round < MAX_ROUNDS; ) {
     const missing = disk.read(offset, bytes.length, addressOf(bytes));
     if (missing === null) return;
     await Promise.all(missing.map((range) => image.fetch(range)));
+    // What was damaged is mended now, or fetching it has failed.
+    if (missing.every(({ damaged }) => damaged === undefined)) round++;
   }
   throw new OverlaybdError(
     "E_BUSY",
