@@ -5,7 +5,10 @@
  *   bun test/registry/matrix.ts
  */
 import { join } from "node:path";
+import { FileCache } from "../../src/blob/cache.ts";
+import { LayerDownload } from "../../src/blob/download.ts";
 import { OverlaybdError } from "../../src/error.ts";
+import { blobOrigin } from "../../src/image/remote.ts";
 import { repositoryAccess } from "../../src/registry/access.ts";
 import { fixedCredentials } from "../../src/registry/credentials/source.ts";
 import { parseReference } from "../../src/registry/reference.ts";
@@ -79,9 +82,31 @@ export interface Phase {
   readonly ranged: boolean;
   /** The transfer breaks off once before the fault begins. */
   readonly midBody?: boolean;
+  /** Requests that are under way at the same time; default 1. */
+  readonly parallel?: number;
 }
 
 const isBlob = ({ url }: SeenRequest) => url.includes("/blobs/");
+
+/** The whole layer, in the background, into a directory of its own. */
+async function download({ repository }: Stage): Promise<boolean> {
+  const directory = temporaryDirectory();
+  try {
+    const cache = new FileCache(join(directory.path, "cache"));
+    const layer = layers.first;
+    const { digest, size } = describeBytes(layer);
+    const origin = blobOrigin(repository, digest, size);
+    const blob = await cache.open(digest, origin);
+    const { signal } = new AbortController();
+    const limits = { blockSize: 64 << 10, signal, pace: async () => {}, progress: () => {} };
+    const target = { digest, origin, directory: directory.path, blob };
+    await new LayerDownload(target, cache, limits).attempt().finally(() => blob.close());
+    const bytes = await Bun.file(join(directory.path, "overlaybd.commit")).bytes();
+    return Buffer.compare(bytes, layer) === 0;
+  } finally {
+    directory.remove();
+  }
+}
 
 async function read({ repository }: Stage, layer: Uint8Array): Promise<boolean> {
   const { offset, length } = PIECE;
@@ -138,6 +163,14 @@ export const phases: Readonly<Record<string, Phase>> = {
     run: (stage) => read(stage, layers.first),
     ranged: true,
     midBody: true,
+  },
+  "background download": {
+    at: "store",
+    hits: isBlob,
+    prepare: warm,
+    run: download,
+    ranged: true,
+    parallel: 4,
   },
 };
 
