@@ -62,7 +62,6 @@ const LOST_AND_FOUND = [
 const WAYS = {
   "append-only, LZ4 in a tar": { gib: "64", create: [], commit: ["-z", "-t"] },
   "sparse, zstd": { gib: "64", create: ["-s"], commit: ["-z", "--algorithm", "zstd"] },
-  "append-only, not compressed": { gib: "64", create: [], commit: [] },
 };
 
 describe.skipIf(goldenDir === null)("the golden inputs", () => {
