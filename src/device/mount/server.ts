@@ -107,8 +107,9 @@ async function unmountOrDetach(directory: string): Promise<void> {
 async function mountExt4({ device, directory }: MountState, writable: boolean): Promise<void> {
   const flags = MountFlag.NOATIME | (writable ? 0 : MountFlag.READ_ONLY);
   try {
-    // A read-only device cannot replay a journal.
-    await mount(device, directory, "ext4", flags, writable ? "" : "noload");
+    // A read-only device cannot replay a journal. A writable one is not to be filled with empty inode tables, for which
+    // the kernel would fetch and write what nobody asked for.
+    await mount(device, directory, "ext4", flags, writable ? "noinit_itable" : "noload");
   } catch (cause) {
     const reason =
       cause instanceof SystemError && cause.code === "EINVAL" ? "it holds no ext4 file system" : cause;
