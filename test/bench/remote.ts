@@ -1,6 +1,6 @@
 /**
  * Reading a cold layer of 1 GB from a registry on this machine (Debian's docker-registry), medians of 5:
- * - from its first byte to its last through cache and virtual disk, against `curl` of the same blob to /dev/null and to a
+ * - from its first byte to its last through cache and virtual disk (in this process, and as a block device), against `curl` of the same blob to /dev/null and to a
  *   file, since the cache keeps what is read. Target: 0.8.
  * - 256 KiB at random places, 32 outstanding, through the cache, against a bare loop of `fetch`. Target: 0.8.
  *
@@ -11,6 +11,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { $ } from "bun";
 import { FileCache } from "../../src/blob/cache.ts";
+import { FuseTransport } from "../../src/device/fuse/transport.ts";
+import { IoWorker } from "../../src/device/io_worker.ts";
 import { LayerFile } from "../../src/format/layerfile.ts";
 import { LayerWriter } from "../../src/format/lsmt/writer.ts";
 import { CODEC_LZ4 } from "../../src/format/zfile/blocks.ts";
@@ -19,6 +21,7 @@ import { VirtualDisk } from "../../src/image/disk.ts";
 import { type OpenImage, openImage } from "../../src/image/open.ts";
 import { readDisk } from "../../src/image/read.ts";
 import { blobOrigin, repositoryAt } from "../../src/image/remote.ts";
+import type { DiskTables } from "../../src/image/tables.ts";
 import { repositoryAccess } from "../../src/registry/access.ts";
 import { parseReference } from "../../src/registry/reference.ts";
 import { random } from "../fixtures/random.ts";
@@ -114,6 +117,16 @@ try {
       note("virtual disk", await rate(layer.size, () => readWhole(image)));
       await image.close();
     });
+    await inCache(async (cache) => {
+      const image = await openImage(config, { cache, access: { plain: true } });
+      const worker = new IoWorker<DiskTables>();
+      const source = { disk: image.tables, writable: false, fetch: image.fetch };
+      const device = await new FuseTransport([worker]).attach(source, "bench");
+      note("device", await rate(layer.size, () => $`dd if=${device.path} of=/dev/null bs=1M status=none`));
+      await device.detach();
+      await worker.stop();
+      await image.close();
+    });
     const bytes = RANDOM_READS * UNIT;
     note(
       "bare fetch",
@@ -141,8 +154,9 @@ try {
     console.log(`${name.padEnd(20)}${value.toFixed(0)} MB/s`);
   const against = (name: string, reference: string) =>
     console.log(`${name} / ${reference}: ${(middle[name] / middle[reference]).toFixed(2)}`);
-  against("virtual disk", "curl to /dev/null");
-  against("virtual disk", "curl to a file");
+  for (const way of ["virtual disk", "device"]) {
+    for (const reference of ["curl to /dev/null", "curl to a file"]) against(way, reference);
+  }
   against("random ranges", "bare fetch");
 } finally {
   await registry.stop();
