@@ -5,16 +5,25 @@ const FIRST_REST_MS = 5_000;
 const LONGEST_REST_MS = 300_000;
 
 export class Health {
+  /** In a row. */
   #failures = 0;
   #restUntil = 0;
+  /** A request is finding out whether it works again. */
+  #probing = false;
   #reached: Promise<void> | undefined;
 
   /** @param dial checks that somebody listens at all; called before the first request, and before the next after a failure */
   constructor(private readonly dial: () => Promise<void> = async () => {}) {}
 
-  /** It failed a short time ago. */
-  get resting(): boolean {
-    return performance.now() < this.#restUntil;
+  /**
+   * Whether a request may take it before others: it works as far as is known. After a rest one request may, which has to
+   * report what became of it.
+   */
+  admit(): boolean {
+    if (this.#failures === 0) return true;
+    if (this.#probing || performance.now() < this.#restUntil) return false;
+    this.#probing = true;
+    return true;
   }
 
   /** @throws what `dial` throws */
@@ -25,15 +34,21 @@ export class Health {
 
   succeeded(): void {
     this.#failures = 0;
-    this.#restUntil = 0;
+    this.#probing = false;
   }
 
-  /** Returns the milliseconds it will rest, or undefined when it was resting already. */
+  /** What the request would have told, nobody waits for any more. */
+  abandoned(): void {
+    this.#probing = false;
+  }
+
+  /** Returns the milliseconds for which it will rest, or undefined when it is known already not to work. */
   failed(): number | undefined {
-    if (this.resting) return undefined;
+    this.#reached = undefined;
+    if (this.#failures > 0 && !this.#probing) return undefined;
+    this.#probing = false;
     const rest = Math.min(LONGEST_REST_MS, FIRST_REST_MS * 2 ** this.#failures++);
     this.#restUntil = performance.now() + rest;
-    this.#reached = undefined;
     return rest;
   }
 }

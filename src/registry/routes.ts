@@ -18,9 +18,13 @@ export interface Route {
   readonly send: Transport;
 }
 
+/** Milliseconds without an answer that tell against a route, also when somebody else's answer came first. */
+const SILENT_MS = 5_000;
+
 /**
- * Tries the routes that serve a request in their order until one has given an answer that could be used. Those that failed
- * lately come last. The last of `routes` is the authority: when it refuses for good, nobody else is asked any more.
+ * Tries the routes that serve a request until one has given an answer that could be used: in their order, second attempts
+ * from the second on, those that failed lately last. The last of `routes` is the authority: when it refuses for good, nobody
+ * else is asked any more.
  * @param warn told when a route begins to be avoided
  */
 export function fallBack(routes: readonly Route[], warn: (message: string) => void): Exchange {
@@ -28,20 +32,31 @@ export function fallBack(routes: readonly Route[], warn: (message: string) => vo
     const rest = health.failed();
     if (rest !== undefined) warn(`${name} is avoided for ${rest / 1000} s: ${error.message}`);
   };
+  /** What a failure says of a route that is not the authority. */
+  const judge = (route: Route, error: OverlaybdError, aborted: boolean, silence: number) => {
+    // A mirror need not have everything.
+    if (error.code === "E_NOT_FOUND") route.health.succeeded();
+    else if (aborted && silence < SILENT_MS) route.health.abandoned();
+    else avoid(route, error);
+  };
 
   return async (request, consume) => {
     const able = routes.filter((route) => route.serves(request));
     const authority = able.at(-1);
     if (authority === undefined) {
-      throw new OverlaybdError(
-        "E_CONFIG",
-        `${request.subject}: hosts.toml names no host that may be asked for it`,
-      );
+      const complaint = "hosts.toml names no host that may be asked for it";
+      throw new OverlaybdError("E_CONFIG", `${request.subject}: ${complaint}`);
     }
-    const resting = able.filter((route) => route !== authority && route.health.resting);
-    const order = [...able.filter((route) => !resting.includes(route)), ...resting];
-    let verdict: { readonly error: unknown } | undefined;
-    for (const route of order) {
+    const first = ((request.attempt ?? 1) - 1) % able.length;
+    const queue = [...able.slice(first), ...able.slice(0, first)];
+    let verdict: unknown;
+    for (let i = 0; i < queue.length; i++) {
+      const route = queue[i];
+      if (i < able.length && route !== authority && !route.health.admit()) {
+        queue.push(route);
+        continue;
+      }
+      const begin = performance.now();
       try {
         await route.health.reach();
         const response = await route.send(request);
@@ -51,16 +66,14 @@ export function fallBack(routes: readonly Route[], warn: (message: string) => vo
         return result;
       } catch (error) {
         if (!(error instanceof OverlaybdError)) throw error;
-        if (route === authority) {
-          verdict = { error };
-          if (!(error instanceof RequestError && error.details.transient)) break;
-          continue;
-        }
-        if (request.signal?.aborted) throw error;
-        // A mirror need not have everything.
-        if (error.code !== "E_NOT_FOUND") avoid(route, error);
+        const aborted = request.signal?.aborted === true;
+        if (route !== authority) judge(route, error, aborted, performance.now() - begin);
+        if (aborted) throw error;
+        if (route !== authority) continue;
+        verdict = error;
+        if (!(error instanceof RequestError && error.details.transient)) break;
       }
     }
-    throw verdict?.error;
+    throw verdict;
   };
 }
