@@ -41,9 +41,14 @@ export function repositoryAt(
     const wanted = "https://HOST/v2/REPOSITORY/blobs";
     throw new OverlaybdError(
       "E_CONFIG",
-      `${name}: repoBlobUrl is ${JSON.stringify(repoBlobUrl)}, expected ${wanted}`,
+      `${name}: repoBlobUrl is ${JSON.stringify(withoutLogin(repoBlobUrl))}, expected ${wanted}`,
     );
   }
   const [, scheme, host, repository] = match;
   return repositoryAccess({ ...access, plain: scheme === "http" })({ kind: "registry", host, repository });
+}
+
+/** User names and passwords do not belong into a URL; where they are nevertheless, nobody else has to read them. */
+function withoutLogin(url: string): string {
+  return url.replace(/\/\/[^/]*@/, "//***@");
 }

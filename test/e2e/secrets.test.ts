@@ -275,6 +275,14 @@ describe("commands that succeed", () => {
     expect(await overlaybd(push(), { OVERLAYBD_PASSWORD: PASSWORD })).toMatchObject({ code: 1 });
     const named = await overlaybd([...push(), "-u", USER], { OVERLAYBD_PASSWORD: PASSWORD });
     expect(named).toMatchObject({ code: 0 });
+    const path = join(outputs, "image.json");
+    const repoBlobUrl = `https://puller:${PASSWORD}@registry.test/v2/app/blobs`;
+    writeFileSync(
+      path,
+      JSON.stringify({ repoBlobUrl, lowers: [{ digest: `sha256:${"0".repeat(64)}`, size: 1 }] }),
+    );
+    expect(await overlaybd(["inspect", path, ...shared])).toMatchObject({ code: 1 });
+    rmSync(path);
     expect(leaks()).toEqual([]);
   });
 });
@@ -364,6 +372,14 @@ describe("commands that fail", () => {
       writeFileSync(path, text);
       expect(await overlaybd(["inspect", image(), "--service_config_path", path])).toMatchObject({ code: 1 });
     }
+    const path = join(outputs, "image.json");
+    const repoBlobUrl = `https://puller:${PASSWORD}@registry.test/v2/app/blobs`;
+    writeFileSync(
+      path,
+      JSON.stringify({ repoBlobUrl, lowers: [{ digest: `sha256:${"0".repeat(64)}`, size: 1 }] }),
+    );
+    expect(await overlaybd(["inspect", path, ...shared])).toMatchObject({ code: 1 });
+    rmSync(path);
     expect(leaks()).toEqual([]);
   });
 });

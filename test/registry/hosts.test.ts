@@ -155,6 +155,7 @@ describe("hosts.toml", () => {
   test("what is wrong is an error that names file and key, and quotes no password", async () => {
     for (const [text, named] of [
       ["server = ", "not valid TOML"],
+      ["\n[header]\nx = s3cret-key", "line 3: TOML Parse error: Strings must be quoted"],
       ['server = "ftp://r.example"', '"server"'],
       ['[host."https://"]', "host."],
       ["server = 5", "server"],
@@ -169,6 +170,8 @@ describe("hosts.toml", () => {
       ['[header]\nx = "a\\nb"', "header.x"],
       ['[header]\n"x y" = "a"', "header.x y"],
       ["host = []", "host"],
+      ['[host."https://u:s3cret@m.example"]', "password"],
+      ['server = "https://u:s3cret@m.example"', "server"],
     ] as const) {
       const error = await parsed(text).catch((reason: unknown) => reason);
       expect(error).toMatchObject({ code: "E_CONFIG" });

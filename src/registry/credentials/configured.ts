@@ -1,4 +1,5 @@
 /** The credentials that the service config names. */
+import { resolve } from "node:path";
 import type { CredentialConfig } from "../../service/config.ts";
 import { fileCredentials } from "./file.ts";
 import { serverCredentials } from "./server.ts";
@@ -13,7 +14,7 @@ export function configuredCredentials(
   warn: (message: string) => void,
 ): CredentialSource {
   if (config.path === "") return async () => undefined;
-  const source = config.mode === "file" ? fileCredentials(config.path) : serverCredentials(config);
+  const source = config.mode === "file" ? fileCredentials(resolve(config.path)) : serverCredentials(config);
   return async (host, repository, url) => {
     try {
       return await source(host, repository, url);

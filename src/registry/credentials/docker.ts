@@ -1,7 +1,7 @@
 /** Docker's `config.json`: `credHelpers`, `auths`, `credsStore`. */
 import { readFile } from "node:fs/promises";
 import { homedir } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { OverlaybdError } from "../../error.ts";
 import { type JsonObject, parseJsonObject } from "../json.ts";
 import { DOCKER_HUB_KEY, findCredential, isDockerHub, section } from "./auths.ts";
@@ -28,7 +28,7 @@ export function dockerCredentials(path = defaultConfigPath()): CredentialSource 
 }
 
 function defaultConfigPath(): string {
-  return join(process.env.DOCKER_CONFIG || join(homedir(), ".docker"), "config.json");
+  return resolve(process.env.DOCKER_CONFIG || join(homedir(), ".docker"), "config.json");
 }
 
 async function readConfig(path: string): Promise<JsonObject | undefined> {

@@ -5,7 +5,7 @@ import { findCredential } from "./auths.ts";
 import type { CredentialSource } from "./source.ts";
 
 /**
- * Read anew each time. A missing file means no credentials.
+ * Read anew each time, so `path` should not depend on the working directory. A missing file means no credentials.
  * @throws (when asked) OverlaybdError E_CONFIG when the file is malformed; the error of readFile
  */
 export function fileCredentials(path: string): CredentialSource {

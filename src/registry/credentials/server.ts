@@ -1,8 +1,9 @@
 /** Credential servers, which are told what is to be fetched and answer with `auths` (image-config.md section 3.1). */
+import { resolve } from "node:path";
 import { OverlaybdError } from "../../error.ts";
 import type { CredentialConfig } from "../../service/config.ts";
 import { isObject, parseJsonObject } from "../json.ts";
-import { fetchTransport, type Transport } from "../transport.ts";
+import { fetchTransport, type TlsOptions, type Transport } from "../transport.ts";
 import { findCredential } from "./auths.ts";
 import type { CredentialSource } from "./source.ts";
 
@@ -18,6 +19,8 @@ export function serverCredentials(config: CredentialConfig): CredentialSource {
   const address = config.mode === "uds" ? SOCKET_URL : config.path;
   const name = config.mode === "uds" ? `credential server ${config.path}` : "credential server";
   const deadline = config.timeout * 1000;
+  const socket = config.mode === "uds" ? resolve(config.path) : undefined;
+  const tls = tlsOf(config);
   let transport: Promise<Transport> | undefined;
   return async (host, repository, requested) => {
     const url = URL.parse(
@@ -29,7 +32,7 @@ export function serverCredentials(config: CredentialConfig): CredentialSource {
         `credentialConfig.path is not the URL of an ${config.mode} server`,
       );
     }
-    transport ??= connect(config);
+    transport ??= fetchTransport({ socket, tls });
     const send = await transport;
     const response = await send({ method: "GET", url, subject: name, deadline, patience: deadline });
     if (response.status !== 200) {
@@ -46,18 +49,13 @@ export function serverCredentials(config: CredentialConfig): CredentialSource {
   };
 }
 
-function connect({ mode, path, clientCertificate, clientKey, serverAuthority }: CredentialConfig) {
-  return fetchTransport({
-    socket: mode === "uds" ? path : undefined,
-    tls: {
-      authorities: serverAuthority === "" ? [] : [serverAuthority],
-      pinned: serverAuthority !== "",
-      client:
-        clientCertificate === ""
-          ? undefined
-          : { certificate: clientCertificate, key: clientKey || clientCertificate },
-    },
-  });
+function tlsOf({ clientCertificate, clientKey, serverAuthority }: CredentialConfig): TlsOptions {
+  const client = { certificate: resolve(clientCertificate), key: resolve(clientKey || clientCertificate) };
+  return {
+    authorities: serverAuthority === "" ? [] : [resolve(serverAuthority)],
+    pinned: serverAuthority !== "",
+    client: clientCertificate === "" ? undefined : client,
+  };
 }
 
 /** Servers made for upstream get the URL as it is: nothing in it has to be escaped. */

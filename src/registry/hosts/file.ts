@@ -27,11 +27,18 @@ export function parseHostsFile(text: string, path: string, registry: URL): Regis
   try {
     document = Bun.TOML.parse(text);
   } catch (error) {
-    throw new OverlaybdError("E_CONFIG", `${path} is not valid TOML: ${(error as Error).message}`);
+    const { message, line } = error as Error & { line?: number };
+    // What the parser quotes may be part of a secret.
+    const reason = message.replace(/: "[^"]*"/g, "");
+    throw new OverlaybdError("E_CONFIG", `${path} is not valid TOML, line ${line}: ${reason}`);
   }
   const fields = Fields.of(document, path);
   const tables = fields.object("host");
   const mirrors = tables.keys().map((name) => {
+    if (name.includes("@")) {
+      const complaint = "holds a user name or password in the address of a host";
+      throw new OverlaybdError("E_CONFIG", `${path} ${complaint}: they belong to the credentials`);
+    }
     const host = tables.object(name);
     return parseHost(host, rootOf(name, host) ?? wrongAddress(tables, name), path);
   });
@@ -47,7 +54,11 @@ function wrongAddress(fields: Fields, key: string): never {
 /** The root of a host's API. Other than for containerd the API of docker.io is where it really is. */
 function rootOf(address: string, fields: Fields): URL | undefined {
   const url = URL.parse(address.includes("://") ? address : `https://${address}`);
-  if (url === null || (url.protocol !== "https:" && url.protocol !== "http:") || url.search + url.hash !== "")
+  if (
+    url === null ||
+    (url.protocol !== "https:" && url.protocol !== "http:") ||
+    url.search + url.hash + url.username !== ""
+  )
     return undefined;
   if (url.host === DOCKER_HUB) url.host = "registry-1.docker.io";
   const path = url.pathname.replace(/\/+$/, "");
