@@ -155,7 +155,7 @@ describe("hosts.toml", () => {
   test("what is wrong is an error that names file and key, and quotes no password", async () => {
     for (const [text, named] of [
       ["server = ", "not valid TOML"],
-      ["\n[header]\nx = s3cret-key", "line 3: TOML Parse error: Strings must be quoted"],
+      ["\n[header]\nx = s3cret-key", "Strings must be quoted"],
       ['server = "ftp://r.example"', '"server"'],
       ['[host."https://"]', "host."],
       ["server = 5", "server"],

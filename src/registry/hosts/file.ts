@@ -27,10 +27,9 @@ export function parseHostsFile(text: string, path: string, registry: URL): Regis
   try {
     document = Bun.TOML.parse(text);
   } catch (error) {
-    const { message, line } = error as Error & { line?: number };
     // What the parser quotes may be part of a secret.
-    const reason = message.replace(/: "[^"]*"/g, "");
-    throw new OverlaybdError("E_CONFIG", `${path} is not valid TOML, line ${line}: ${reason}`);
+    const reason = (error as Error).message.replace(/: "[^"]*"/g, "");
+    throw new OverlaybdError("E_CONFIG", `${path} is not valid TOML: ${reason}`);
   }
   const fields = Fields.of(document, path);
   const tables = fields.object("host");
