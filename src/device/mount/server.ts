@@ -30,7 +30,17 @@ export interface MountRequest {
 export interface MountStats {
   readonly image: ImageStats;
   readonly device: DeviceStats;
+  /** Why bytes could last not be fetched, for which readers got an I/O error. */
+  readonly lastError?: string;
 }
+
+/** Mount options. A read-only device cannot replay a journal. */
+const READ_ONLY_OPTIONS = ["noload"];
+/**
+ * The kernel is not to read all block bitmaps, nor to write empty inode tables, which nobody asked for and which would have
+ * to be fetched. Kernels before 5.9 do neither know nor need the first option.
+ */
+const WRITABLE_OPTIONS = ["noinit_itable,no_prefetch_block_bitmaps", "noinit_itable"];
 
 /** Names of a writable layer's files in its folder. */
 const UPPER_FILES = { data: "writable_data", index: "writable_index" } as const;
@@ -71,10 +81,18 @@ export async function serveMount(
     throw error;
   }
   image.download();
-  const stats = () => ({ image: image.stats(), device: device.stats() });
+  const stats = () => ({
+    image: image.stats(),
+    device: device.stats(),
+    lastError: explainFailure(device.lastError()),
+  });
   await serveUntilUnmounted(device, state, () => mounted(state));
   listener.tell(stats());
   return stats();
+}
+
+function explainFailure(error: unknown): string | undefined {
+  return error === undefined ? undefined : error instanceof Error ? error.message : String(error);
 }
 
 /** From here on the mount alone keeps the device: when it goes, everything goes. */
@@ -106,14 +124,16 @@ async function unmountOrDetach(directory: string): Promise<void> {
 
 async function mountExt4({ device, directory }: MountState, writable: boolean): Promise<void> {
   const flags = MountFlag.NOATIME | (writable ? 0 : MountFlag.READ_ONLY);
-  try {
-    // A read-only device cannot replay a journal. A writable one is not to be filled with empty inode tables, for which
-    // the kernel would fetch and write what nobody asked for.
-    await mount(device, directory, "ext4", flags, writable ? "noinit_itable" : "noload");
-  } catch (cause) {
-    const reason =
-      cause instanceof SystemError && cause.code === "EINVAL" ? "it holds no ext4 file system" : cause;
-    throw new OverlaybdError("E_IO", `the image cannot be mounted at ${directory}: ${reason}`, { cause });
+  const choices = writable ? WRITABLE_OPTIONS : READ_ONLY_OPTIONS;
+  for (const [i, options] of choices.entries()) {
+    try {
+      return await mount(device, directory, "ext4", flags, options);
+    } catch (cause) {
+      const refused = cause instanceof SystemError && cause.code === "EINVAL";
+      if (refused && i < choices.length - 1) continue;
+      const reason = refused ? "it holds no ext4 file system" : cause;
+      throw new OverlaybdError("E_IO", `the image cannot be mounted at ${directory}: ${reason}`, { cause });
+    }
   }
 }
 
