@@ -13,7 +13,8 @@ import { chooseProxy } from "./proxy.ts";
 import type { Reference } from "./reference.ts";
 import type { Repository } from "./repository.ts";
 import { persistently, type RetryPolicy } from "./retry.ts";
-import { STALL_MS, type TlsOptions } from "./transport.ts";
+import type { TlsOptions } from "./tls.ts";
+import { STALL_MS } from "./transport.ts";
 
 export interface AccessOptions {
   /** Plain HTTP instead of TLS, for all hosts or for these. Never chosen by itself, not even for localhost. */

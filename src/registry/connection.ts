@@ -9,7 +9,8 @@ import { capabilityFor, type RegistryHost, redirectTo, withHeaders } from "./hos
 import { chooseProxy, type ProxyChoice } from "./proxy.ts";
 import { followRedirects } from "./redirect.ts";
 import { type Exchange, fallBack, type Route } from "./routes.ts";
-import { fetchTransport, type TlsOptions, type Transport } from "./transport.ts";
+import type { TlsOptions } from "./tls.ts";
+import { fetchTransport, type Transport } from "./transport.ts";
 
 export interface ConnectionOptions {
   /** For all hosts; a host's own authorities come on top, its own client certificate comes first. */

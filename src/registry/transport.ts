@@ -7,12 +7,11 @@
  * that died unnoticed, costs a bounded time.
  */
 
-import { readFile } from "node:fs/promises";
-import { rootCertificates } from "node:tls";
 import { FetchError, type FetchOptions, ofetch } from "ofetch";
 import { type ErrorCode, OverlaybdError } from "../error.ts";
 import { version } from "../version.ts";
 import type { ProxyChoice } from "./proxy.ts";
+import { readTls, type TlsOptions } from "./tls.ts";
 
 export interface HttpRequest {
   readonly method: string;
@@ -37,17 +36,6 @@ export interface HttpRequest {
 }
 
 export type Transport = (request: HttpRequest) => Promise<HttpResponse>;
-
-export interface TlsOptions {
-  /** Do not verify the server's certificate. */
-  readonly insecure?: boolean;
-  /** Paths of PEM files with certificate authorities to trust besides the usual ones. */
-  readonly authorities?: readonly string[];
-  /** Trust no others than `authorities`. */
-  readonly pinned?: boolean;
-  /** Paths of PEM files with the client's own certificate and key, which may be the same file. */
-  readonly client?: { readonly certificate: string; readonly key: string };
-}
 
 export interface TransportOptions {
   readonly tls?: TlsOptions;
@@ -149,27 +137,6 @@ export async function fetchTransport(options: TransportOptions = {}): Promise<Tr
       const cause = error instanceof FetchError ? error.cause : error;
       throw proxy === undefined ? failure(cause, request, watch) : proxyFailure(proxy, cause, request, watch);
     }
-  };
-}
-
-async function readTls(tls: TlsOptions) {
-  const pem = async (path: string, marker: string) => {
-    const text = await readFile(path, "utf8").catch((error: Error) => {
-      throw new OverlaybdError("E_CONFIG", `cannot read ${path}: ${error.message}`, { cause: error });
-    });
-    if (!text.includes(marker))
-      throw new OverlaybdError("E_CONFIG", `${path} holds no PEM ${marker.slice(5)}`);
-    return text;
-  };
-  const authorities = await Promise.all(
-    (tls.authorities ?? []).map((path) => pem(path, "BEGIN CERTIFICATE")),
-  );
-  return {
-    rejectUnauthorized: tls.insecure !== true,
-    // A list of authorities replaces the default ones, so they have to be in it.
-    ca: authorities.length === 0 ? undefined : [...(tls.pinned ? [] : rootCertificates), ...authorities],
-    cert: tls.client && (await pem(tls.client.certificate, "BEGIN CERTIFICATE")),
-    key: tls.client && (await pem(tls.client.key, "PRIVATE KEY")),
   };
 }
 

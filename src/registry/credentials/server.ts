@@ -3,7 +3,8 @@ import { resolve } from "node:path";
 import { OverlaybdError } from "../../error.ts";
 import type { CredentialConfig } from "../../service/config.ts";
 import { isObject, parseJsonObject } from "../json.ts";
-import { fetchTransport, type TlsOptions, type Transport } from "../transport.ts";
+import type { TlsOptions } from "../tls.ts";
+import { fetchTransport, type Transport } from "../transport.ts";
 import { findCredential } from "./auths.ts";
 import type { CredentialSource } from "./source.ts";
 

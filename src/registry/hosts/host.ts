@@ -1,5 +1,6 @@
 /** A host that serves a registry's content: the registry itself, or a mirror of it. */
-import type { HttpRequest, TlsOptions, Transport } from "../transport.ts";
+import type { TlsOptions } from "../tls.ts";
+import type { HttpRequest, Transport } from "../transport.ts";
 
 /**
  * What a host is trusted with: handing out content whose digest is known, saying which content a tag means, taking
