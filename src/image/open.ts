@@ -127,7 +127,7 @@ export async function openStack(
   }
   const image = assemble(await openLayers(openers), options.engine, upper);
   const { prefetchConcurrency = DEFAULT_CONCURRENCY } = options;
-  return withReadAhead(trace ? withPrefetch(image, trace, prefetchConcurrency) : image);
+  return trace ? withPrefetch(image, trace, prefetchConcurrency) : withReadAhead(image);
 }
 
 async function openLower(

@@ -4,6 +4,7 @@ import { decodeTrace, isTrace } from "../format/trace.ts";
 import { addListedFiles } from "./file_list.ts";
 import type { OpenImage } from "./open.ts";
 import { Prefetch } from "./prefetch.ts";
+import { withReadAhead } from "./readahead.ts";
 import type { Recording } from "./recording.ts";
 import type { TraceUse } from "./trace_use.ts";
 import { WantedUnits } from "./wanted.ts";
@@ -20,14 +21,19 @@ export function withRecording(image: OpenImage, recording: Recording): OpenImage
   };
 }
 
-/** The image, whose `prefetch` fetches what a trace or a list of files names, by at most `concurrency` requests at a time. */
+/**
+ * The image, whose `prefetch` fetches what a trace or a list of files names, by at most `concurrency` requests at a time.
+ * Until that is done nothing is read ahead: the trace knows better.
+ */
 export function withPrefetch(
   image: OpenImage,
   { name, content }: TraceUse & { kind: "prefetch" },
   concurrency: number,
 ): OpenImage {
   const prefetch = new Prefetch(image.fetch, concurrency);
+  const ahead = withReadAhead(image);
   let running: Promise<void> | undefined;
+  let done = false;
 
   async function run(): Promise<void> {
     const since = performance.now();
@@ -45,18 +51,19 @@ export function withPrefetch(
     } catch (error) {
       consola.error(`nothing is prefetched: ${error instanceof Error ? error.message : error}`);
     }
+    done = true;
   }
 
   return {
-    ...image,
-    fetch: (range) => prefetch.demand(range),
+    ...ahead,
+    fetch: (range) => (done ? ahead.fetch(range) : prefetch.demand(range)),
     prefetch: () => {
       running ??= run();
     },
     close: async () => {
       prefetch.stop();
       await running;
-      await image.close();
+      await ahead.close();
     },
   };
 }
