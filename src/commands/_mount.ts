@@ -9,11 +9,13 @@ export function describeMount({ source, directory, device, pid }: MountState): s
 }
 
 /** What was fetched, against what the image holds. */
-export function describeStats({ image, device }: MountStats): string {
+export function describeStats({ image, device, lastError }: MountStats): string {
   const share = image.imageBytes === 0 ? 0 : (100 * image.fetchedBytes) / image.imageBytes;
   const fetched = `${formatBytes(image.fetchedBytes)} of ${formatBytes(image.imageBytes)} fetched (${share.toFixed(1)} %)`;
   const moved = `${formatBytes(device.readBytes)} read, ${formatBytes(device.writtenBytes)} written`;
-  return [`${fetched} in ${image.requests} requests`, moved, ...describeDownload(image.download)].join("; ");
+  const failure = lastError === undefined ? [] : [`reads failed, the last time because ${lastError}`];
+  const parts = [`${fetched} in ${image.requests} requests`, moved, ...describeDownload(image.download)];
+  return [...parts, ...failure].join("; ");
 }
 
 function describeDownload(download: DownloadStats | undefined): string[] {
