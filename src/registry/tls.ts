@@ -1,6 +1,6 @@
 /** Whom a connection trusts, and who it is. */
 import { readFile } from "node:fs/promises";
-import { rootCertificates } from "node:tls";
+import { getCACertificates, rootCertificates } from "node:tls";
 import { OverlaybdError } from "../error.ts";
 
 export interface TlsOptions {
@@ -12,6 +12,15 @@ export interface TlsOptions {
   readonly pinned?: boolean;
   /** Paths of PEM files with the client's own certificate and key, which may be the same file. */
   readonly client?: { readonly certificate: string; readonly key: string };
+}
+
+let usual: readonly string[] | undefined;
+
+/** The runtime's list, and the system's (also `SSL_CERT_FILE`), to which administrators add theirs. */
+function usualAuthorities(): readonly string[] {
+  const all = () => [...rootCertificates, ...getCACertificates("system")].map((pem) => pem.trim());
+  usual ??= [...new Set(all())];
+  return usual;
 }
 
 /** The options of the runtime's `fetch`. @throws OverlaybdError E_CONFIG when a file is unusable */
@@ -30,7 +39,7 @@ export async function readTls(tls: TlsOptions) {
   return {
     rejectUnauthorized: tls.insecure !== true,
     // A list of authorities replaces the default ones, so they have to be in it.
-    ca: authorities.length === 0 ? undefined : [...(tls.pinned ? [] : rootCertificates), ...authorities],
+    ca: [...(tls.pinned ? [] : usualAuthorities()), ...authorities],
     cert: tls.client && (await pem(tls.client.certificate, "BEGIN CERTIFICATE")),
     key: tls.client && (await pem(tls.client.key, "PRIVATE KEY")),
   };

@@ -99,12 +99,13 @@ export function describe(url: URL): string {
 /** ofetch without what would decide for us: every answer is one, and its body is ours to read. */
 const RAW = { ignoreResponseError: true, responseType: "stream", retry: false, redirect: "manual" } as const;
 /** Options of Bun's `fetch` that ofetch hands through. */
-type BunOptions = Pick<BunFetchRequestInit, "tls" | "decompress" | "proxy" | "unix" | "verbose">;
+type BunOptions = Pick<BunFetchRequestInit, "session" | "decompress" | "proxy" | "verbose">;
 
 /** Sends requests, without following redirects. @throws OverlaybdError E_CONFIG when a certificate file is unusable */
 export async function fetchTransport(options: TransportOptions = {}): Promise<Transport> {
   const { stall = STALL_MS, userAgent = USER_AGENT } = options;
-  const tls = await readTls(options.tls ?? {});
+  // A session, since certificates given with each request would be read with each request.
+  const session = new Bun.FetchSession({ tls: await readTls(options.tls ?? {}), unix: options.socket });
   return async (request) => {
     const proxy = options.proxy?.(request.url);
     const watch = new Watch(request, stall);
@@ -118,11 +119,10 @@ export async function fetchTransport(options: TransportOptions = {}): Promise<Tr
         headers: { "user-agent": userAgent, "accept-encoding": "identity", ...request.headers },
         body: content instanceof ReadableStream ? watched(content, watch, patience) : content,
         signal: watch.signal,
-        tls,
+        session,
         // Both stated in full, so that no variable of the environment changes them or prints what is sent.
         proxy: proxy === undefined ? false : { url: proxy, respectNoProxy: false },
         verbose: false,
-        unix: options.socket,
         decompress: false,
         keepalive: (request.attempt ?? 1) === 1,
       };

@@ -275,6 +275,10 @@ describe("hosts", () => {
     const distrusted = await run(words, { env });
     expect(distrusted.code).toBe(1);
     expect(distrusted.err).toContain("not signed by a trusted authority");
+    // Like any other program it trusts what the system does.
+    expect(await run(words, { env: { ...env, SSL_CERT_FILE: authority.authority } })).toMatchObject({
+      code: 0,
+    });
     writeFileSync(join(own, registry.host, "ca.crt"), readFileSync(authority.authority));
     expect(await run(words, { env })).toMatchObject({ code: 0, err: "" });
   });
