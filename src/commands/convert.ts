@@ -5,7 +5,9 @@ import type { Progress } from "../convert/image.ts";
 import { OverlaybdError } from "../error.ts";
 import { type AccessOptions, repositoryAccess } from "../registry/access.ts";
 import { fixedCredentials } from "../registry/credentials/source.ts";
+import { findCertificates } from "../registry/hosts/directory.ts";
 import { parseReference, type Reference } from "../registry/reference.ts";
+import type { TlsOptions } from "../registry/tls.ts";
 import { loadServiceConfig } from "../service/config.ts";
 import { accessArgs, accessOptions, PASSWORD_VARIABLE } from "./_access.ts";
 import { defineCommand, type Values } from "./_command.ts";
@@ -36,6 +38,17 @@ export const command = defineCommand({
       ...accessArgs.username,
       description: `USER, whose password is in the environment variable ${PASSWORD_VARIABLE}, or USER:PASSWORD, which other users of the machine can see; default: as the service config and Docker's configuration say`,
     },
+    "cert-dir": {
+      type: "string",
+      multiple: true,
+      description:
+        "Directory with authorities (*.crt) and a client certificate (*.cert, *.key); may be repeated",
+    },
+    "client-cert": {
+      type: "string",
+      multiple: true,
+      description: "Client certificate and its key, CERTFILE:KEYFILE",
+    },
     oci: {
       type: "boolean",
       default: false,
@@ -53,7 +66,7 @@ export const command = defineCommand({
   },
   missing: [
     ...["fstype", "mkfs", "fastoci", "turboOCI", "db-str", "db-type", "concurrency-limit", "disable-sparse"],
-    ...["referrer", "cert-dir", "client-cert", "reserve", "no-upload", "dump-manifest"],
+    ...["referrer", "reserve", "no-upload", "dump-manifest"],
   ],
   async run({ args }) {
     const from = sourceReference(args);
@@ -95,13 +108,34 @@ function sourceReference(args: {
   throw usage("one of input-tag [-i] or input-digest [-g] is required");
 }
 
+type AccessArgs = Values<typeof accessArgs> & {
+  readonly "cert-dir": readonly string[];
+  readonly "client-cert": readonly string[];
+};
+
 /** Other than our own commands, upstream's convertor takes a password in `--username`. */
-async function access(args: Values<typeof accessArgs>): Promise<AccessOptions> {
+async function access(args: AccessArgs): Promise<AccessOptions> {
   const service = await loadServiceConfig(args.service_config_path);
-  if (!args.username?.includes(":")) return accessOptions(service, args);
+  const shown = args.username?.includes(":") ? fixedCredentials(args.username) : undefined;
+  const options = accessOptions(service, shown ? { ...args, username: undefined } : args);
+  const tls = await certificates(args, options.tls);
+  return { ...options, tls, credentials: shown ?? options.credentials };
+}
+
+/** With those of `--cert-dir` and `--client-cert` (convertor.md section 2.3). */
+async function certificates(args: AccessArgs, base: TlsOptions = {}): Promise<TlsOptions> {
+  const found = await Promise.all(args["cert-dir"].map(findCertificates));
+  const named = args["client-cert"].map((text) => {
+    const [certificate, key, ...rest] = text.split(":");
+    if (certificate && key && rest.length === 0) return { certificate, key };
+    throw usage(`client cert ${text}: invalid format`);
+  });
+  const clients = [...named, ...found.flatMap(({ client }) => client ?? [])];
+  if (clients.length > 1) throw usage("there are several client certificates, of which one can be used");
   return {
-    ...accessOptions(service, { ...args, username: undefined }),
-    credentials: fixedCredentials(args.username),
+    ...base,
+    authorities: [...(base.authorities ?? []), ...found.flatMap(({ authorities = [] }) => authorities)],
+    client: clients[0] ?? base.client,
   };
 }
 

@@ -283,6 +283,32 @@ describe("hosts", () => {
     expect(await run(words, { env })).toMatchObject({ code: 0, err: "" });
   });
 
+  test("convert takes certificates as upstream's convertor does", async () => {
+    const own = at("convertor-certs");
+    mkdirSync(own);
+    writeFileSync(join(own, "ca.crt"), readFileSync(authority.authority));
+    const host = `127.0.0.1:${mirror.port}`;
+    const words = ["convert", "-r", `${host}/team/app`, "-i", "missing", "-o", "x", "-d", at("work")];
+    const convert = (...more: string[]) =>
+      run([...words, ...more], { env: { DOCKER_CONFIG: at("nowhere") } });
+    expect((await convert()).err).toContain("not signed by a trusted authority");
+    const refused = await convert("--cert-dir", own, "--cert-dir", at("missing"));
+    expect(refused.err).toContain("answered 400");
+    const named = await convert(
+      "--cert-dir",
+      own,
+      "--client-cert",
+      `${at("client.crt")}:${at("client.key")}`,
+    );
+    expect(named.err).toContain("answered 404");
+    writeFileSync(join(own, "me.cert"), readFileSync(at("client.crt")));
+    writeFileSync(join(own, "me.key"), readFileSync(at("client.key")));
+    expect((await convert("--cert-dir", own)).err).toContain("answered 404");
+    const malformed = await convert("--client-cert", "a:b:c");
+    expect(malformed.code).toBe(2);
+    expect(malformed.err).toContain("client cert a:b:c: invalid format");
+  });
+
   test.skipIf(!canServeFuse)(
     "converted and mounted through it; reads go on when the mirror dies",
     async () => {

@@ -2,6 +2,7 @@
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { OverlaybdError } from "../../error.ts";
+import type { TlsOptions } from "../tls.ts";
 import { parseHostsFile } from "./file.ts";
 import type { RegistryHost } from "./host.ts";
 
@@ -27,7 +28,7 @@ export async function findHosts(directory: string, host: string, registry: URL):
     const path = join(directory, name);
     const files = await list(path);
     if (files === undefined) continue;
-    if (!files.includes("hosts.toml")) return [{ ...itself, tls: certificates(path, files) }];
+    if (!files.includes("hosts.toml")) return [{ ...itself, tls: certificatesAmong(path, files) }];
     const file = join(path, "hosts.toml");
     return parseHostsFile(await read(file), file, registry);
   }
@@ -63,8 +64,13 @@ async function read(path: string): Promise<string> {
   }
 }
 
-/** Docker's files: `*.crt` are authorities, `NAME.cert` and `NAME.key` the client's certificate. */
-function certificates(path: string, files: readonly string[]): RegistryHost["tls"] {
+/** The certificates in a directory as Docker has them; none when it is missing. @throws OverlaybdError E_CONFIG */
+export async function findCertificates(path: string): Promise<TlsOptions> {
+  return certificatesAmong(path, (await list(path)) ?? []);
+}
+
+/** `*.crt` are authorities, `NAME.cert` and `NAME.key` the client's certificate. */
+function certificatesAmong(path: string, files: readonly string[]): TlsOptions {
   const authorities = files.filter((name) => name.endsWith(".crt")).map((name) => join(path, name));
   const [certificate] = files.filter((name) => name.endsWith(".cert"));
   if (certificate === undefined) return { authorities };
