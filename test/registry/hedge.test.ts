@@ -1,8 +1,14 @@
 /** Hedged requests: who is slow is asked again, rarely; who is silent is asked until it is back. */
 import { describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import { repositoryAccess } from "../../src/registry/access.ts";
 import { Hedge, type Send } from "../../src/registry/hedge.ts";
 import { Quantile } from "../../src/registry/quantile.ts";
+import { parseReference } from "../../src/registry/reference.ts";
+import { serveRegistry } from "../../src/registry/server.ts";
 import { random } from "../fixtures/random.ts";
+import { startFaultProxy, temporaryDirectory } from "../fixtures/registry.ts";
+import { describeBytes, noise } from "./images.ts";
 
 const LENGTH = 256 << 10;
 const FAST = 4;
@@ -106,6 +112,25 @@ test("a silent server is asked about once a second for all who wait, and all ask
   expect(extras).toBeLessThanOrEqual(8 + seconds + 32);
   expect(seconds).toBeLessThan(3.5 + 2);
 }, 20_000);
+
+test("over HTTP: a range that a connection has lost is read from another", async () => {
+  const directory = temporaryDirectory();
+  const server = await serveRegistry({ directory: join(directory.path, "layout") });
+  const proxy = await startFaultProxy(server.url);
+  const repository = await repositoryAccess({ plain: true })(parseReference(`${proxy.host}/app`));
+  const layer = noise(100_000, 9);
+  const { digest } = describeBytes(layer);
+  await repository.pushBlob(describeBytes(layer), new Blob([layer]));
+  for (let i = 0; i < 60; i++) await repository.blobRange(digest, i * 1000, 1000);
+  let lost = 1;
+  proxy.fault = () => (lost-- > 0 ? { kind: "hang" } : undefined);
+  const started = performance.now();
+  expect(await repository.blobRange(digest, 5000, 1000)).toEqual(layer.slice(5000, 6000));
+  // Without a second request it would be 30 s until the connection is given up.
+  expect(performance.now() - started).toBeLessThan(10_000);
+  await Promise.all([proxy.stop(), server.stop()]);
+  directory.remove();
+}, 60_000);
 
 describe("the running quantile", () => {
   test("is close to that of a sorted list", () => {

@@ -1,5 +1,6 @@
 /** Where redirects led to: signed URLs are used until they expire or fail, and see no credentials of the registry. */
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type AccessOptions, repositoryAccess } from "../../src/registry/access.ts";
 import { fixedCredentials } from "../../src/registry/credentials/source.ts";
@@ -156,5 +157,35 @@ describe("a registry that redirects to a store", () => {
       expect(JSON.stringify(headers)).not.toMatch(/token-|pa55/);
     }
     await gate.stop();
+  });
+
+  test("as a mirror: its token and header fields stay with it, at neither the store nor the registry", async () => {
+    redirect();
+    const gate = startTokenGate(front.origin, { user: "mia", password: "m1rror-secret" });
+    const registry = await startFaultProxy(server.url);
+    const certs = join(directory.path, "certs.d", registry.host);
+    mkdirSync(certs, { recursive: true });
+    writeFileSync(
+      join(certs, "hosts.toml"),
+      `[host."http://${gate.host}"]\ncapabilities = ["pull"]\n[host."http://${gate.host}".header]\nx-key = "k3y-secret"\n`,
+    );
+    const credentials = async (host: string) =>
+      host === gate.host ? { username: "mia", password: "m1rror-secret" } : undefined;
+    const repository = await open(registry.host, {
+      credentials,
+      hostsDirectory: join(directory.path, "certs.d"),
+      warn: () => {},
+    });
+    expect(await repository.blobRange(blob.digest, 1000, 500)).toEqual(range(1));
+    expect(gate.issued).toHaveLength(1);
+    expect(store.seen).toHaveLength(1);
+    store.fault = () => ({ kind: "status", status: 403 });
+    expect(await repository.blobRange(blob.digest, 2000, 500)).toEqual(range(2));
+    expect(registry.seen.filter(isBlob)).toHaveLength(1);
+    const elsewhere = [...store.seen, ...registry.seen];
+    expect(JSON.stringify(elsewhere.map(({ headers }) => headers))).not.toMatch(
+      /token-|m1rror|k3y|authorization/,
+    );
+    await Promise.all([gate.stop(), registry.stop()]);
   });
 });
