@@ -3,8 +3,10 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from "bun:tes
 import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { $ } from "bun";
+import { repositoryAccess } from "../../src/registry/access.ts";
 import { configuredCredentials } from "../../src/registry/credentials/configured.ts";
 import type { CredentialSource } from "../../src/registry/credentials/source.ts";
+import { parseReference } from "../../src/registry/reference.ts";
 import type { CredentialConfig } from "../../src/service/config.ts";
 import { type Authority, makeAuthority, temporaryDirectory } from "../fixtures/registry.ts";
 
@@ -95,6 +97,21 @@ describe("the credential file", () => {
       await expectAnonymous({}, file);
     }
     await expectAnonymous({ path: directory.path }, "directory");
+  });
+
+  test("while it is malformed, as while it is written, what it said last counts", async () => {
+    const credentials = source({});
+    const asking = () => credentials("r.example:5000", "team/app", url);
+    write({ auths: { "r.example:5000": entry("last") } });
+    expect(await asking()).toMatchObject({ username: "last" });
+    write('{"auths":{');
+    expect(await asking()).toMatchObject({ username: "last" });
+    expect(warnings).toEqual([expect.stringContaining("going on with the last ones")]);
+    write({ auths: {} });
+    expect(await asking()).toBeUndefined();
+    write("");
+    expect(await asking()).toBeUndefined();
+    expect(warnings[1]).toContain("going on without");
   });
 
   test("no path means none", async () => {
@@ -238,4 +255,32 @@ describe("credential servers", () => {
     );
     socket.stop(true);
   });
+});
+
+test("a password is asked for once, and again when it is refused", async () => {
+  let password = "first";
+  let known = "first";
+  let asked = 0;
+  await using server = Bun.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    fetch(request) {
+      if (request.headers.get("authorization") === `Basic ${btoa(`u:${password}`)}`)
+        return Response.json({ name: "team/app", tags: ["v1"] });
+      return new Response(null, { status: 401, headers: { "www-authenticate": 'Basic realm="test"' } });
+    },
+  });
+  const credentials: CredentialSource = async () => {
+    asked++;
+    return { username: "u", password: known };
+  };
+  const open = repositoryAccess({ plain: true, credentials });
+  const repository = await open(parseReference(`127.0.0.1:${server.port}/team/app`));
+  for (let i = 0; i < 3; i++) expect(await repository.tags()).toEqual(["v1"]);
+  expect(asked).toBe(1);
+  password = "second";
+  await expect(repository.tags()).rejects.toMatchObject({ code: "E_AUTH" });
+  known = "second";
+  for (let i = 0; i < 3; i++) expect(await repository.tags()).toEqual(["v1"]);
+  expect(asked).toBeLessThanOrEqual(4);
 });

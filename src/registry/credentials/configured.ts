@@ -3,10 +3,11 @@ import { resolve } from "node:path";
 import type { CredentialConfig } from "../../service/config.ts";
 import { fileCredentials } from "./file.ts";
 import { serverCredentials } from "./server.ts";
-import type { CredentialSource } from "./source.ts";
+import type { Credential, CredentialSource } from "./source.ts";
 
 /**
- * What goes wrong is no error but means that there are no credentials, as for upstream: an image may well be public.
+ * What goes wrong is no error but means that there are no credentials, as for upstream: an image may well be public. Where
+ * there were some before they are used on, so that no mounted image fails with a server that is away for a moment.
  * @param warn told about it, without secrets
  */
 export function configuredCredentials(
@@ -15,12 +16,18 @@ export function configuredCredentials(
 ): CredentialSource {
   if (config.path === "") return async () => undefined;
   const source = config.mode === "file" ? fileCredentials(resolve(config.path)) : serverCredentials(config);
+  const last = new Map<string, Credential | undefined>();
   return async (host, repository, url) => {
+    const name = `${host}/${repository}`;
     try {
-      return await source(host, repository, url);
+      const credential = await source(host, repository, url);
+      last.set(name, credential);
+      return credential;
     } catch (error) {
-      warn(`no credentials for ${host}/${repository}, going on without: ${(error as Error).message}`);
-      return undefined;
+      const known = last.get(name);
+      const way = known === undefined ? "going on without" : "going on with the last ones";
+      warn(`no credentials for ${name}, ${way}: ${(error as Error).message}`);
+      return known;
     }
   };
 }
