@@ -18,7 +18,7 @@ export interface SealedLayer {
 
 /**
  * Adds the tree to the tar-wrapped layer at `path`, which ends with two zero blocks. Data is read once, for the tree and
- * for the file's digest, on threads of the pool. Equal layers give equal bytes. Memory: 1/512 of the file's size.
+ * for the file's digest, on threads of the pool. Equal layers give equal bytes. Memory: 6 MiB for each GiB.
  * @throws OverlaybdError E_IO, E_LIMIT; the file is then of no use.
  */
 export async function appendTree(path: string): Promise<SealedLayer> {
