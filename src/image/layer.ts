@@ -8,6 +8,9 @@ import { isZFile, openZFile } from "../format/zfile/open.ts";
 import { ZFileSource } from "../format/zfile/reader.ts";
 import type { DiskLayer } from "./tables.ts";
 
+/** Enough for the trailers and both indexes of a layer of 50 MB. */
+const END_BYTES = 64 << 10;
+
 /** Called after each read. */
 export type ReadObserver = (offset: number, length: number) => void;
 
@@ -25,6 +28,7 @@ export interface BlobLayer {
  * @throws OverlaybdError E_CORRUPT, E_UNSUPPORTED, E_LIMIT naming the blob; and what reading it throws.
  */
 export async function openBlobLayer(blob: Blob, note?: ReadObserver): Promise<BlobLayer> {
+  await fetchEnds(blob);
   const { start, size } = await unwrapTar(blob);
   const inside = new Section(blob, start, size);
   if (!(await isZFile(inside))) {
@@ -33,6 +37,12 @@ export async function openBlobLayer(blob: Blob, note?: ReadObserver): Promise<Bl
   const blocks = await openZFile(inside);
   const content = await openStream(new ZFileSource(inside, blocks), note);
   return { blob, disk: { blob: blob.view, start, blocks }, content };
+}
+
+/** Headers stand at the start of a layer, its indexes at the end: both are fetched at the same time. */
+async function fetchEnds(blob: Blob): Promise<void> {
+  const length = Math.min(blob.size, END_BYTES);
+  await Promise.all([blob.fetch(0, length), blob.fetch(blob.size - length, length)]);
 }
 
 async function openStream(source: ByteSource, note?: ReadObserver): Promise<Layer> {

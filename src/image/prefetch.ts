@@ -1,6 +1,6 @@
 /**
  * Fetching what a start is known to need before it is asked for. Reads of the disk come first: while one waits for the
- * network, at most one request is on its way beside it, and never more bytes are than the network brings in a moment.
+ * network, few requests are on their way beside it, and never more bytes than the network brings in a moment.
  */
 import { consola } from "consola";
 import type { MissingRange } from "./tables.ts";
@@ -15,6 +15,8 @@ const SLOW_MS = 400;
 const QUICK_MS = 150;
 /** The window is filled by this many requests, so that there is always one on its way. */
 const REQUESTS_PER_WINDOW = 4;
+/** Requests beside a read that waits: one, and one more so that the network is not idle between two. */
+const REQUESTS_BESIDE_READ = 2;
 /** Most bytes in a request. */
 const LARGEST_REQUEST = 4 << 20;
 /** Requests that may fail one after another until no more are made. */
@@ -79,7 +81,8 @@ export class Prefetch {
 
   #mayStart(length: number): boolean {
     if (this.#requests === 0) return true;
-    return this.#demands === 0 && this.#requests < this.concurrency && this.#bytes + length <= this.#window;
+    const most = Math.min(this.concurrency, this.#demands > 0 ? REQUESTS_BESIDE_READ : this.concurrency);
+    return this.#requests < most && this.#bytes + length <= this.#window;
   }
 
   async #request(range: MissingRange): Promise<void> {

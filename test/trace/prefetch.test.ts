@@ -239,16 +239,16 @@ describe("prefetching", () => {
     expect(await done).toEqual({ bytes: 10_000, requests: 10, failures: 0 });
   });
 
-  test("has one request on its way while a read waits", async () => {
+  test("has two requests on their way while a read waits", async () => {
     const { waiting, fetch } = slowFetch();
     const prefetch = new Prefetch(fetch, 16);
     const read = prefetch.demand(bytes(1));
     const done = prefetch.run(ranges(6, 1000));
     await turn();
-    expect(waiting.length).toBe(2);
+    expect(waiting.length).toBe(3);
     waiting[1].resolve();
     await turn();
-    expect(waiting.length).toBe(3);
+    expect(waiting.length).toBe(4);
     waiting[0].resolve();
     await read;
     await turn();
