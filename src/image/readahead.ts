@@ -9,10 +9,12 @@ import type { MissingRange } from "./tables.ts";
 
 /** So many bytes in sequence are no coincidence. */
 const LEAST_RUN = 1 << 20;
-/** Most bytes ahead of the reader. */
-const WINDOW = 16 << 20;
-/** Most bytes of one fetch. */
-const STEP = 4 << 20;
+/** Bytes ahead of the reader: what comes in half a second, so that other reads on a slow link do not wait for long. */
+const WINDOW_MS = 500;
+const LEAST_WINDOW = 1 << 20;
+const MOST_WINDOW = 16 << 20;
+/** Fetches that make up a window. */
+const STEPS = 4;
 /** Readers of one layer that are told apart. */
 const MOST_RUNS = 4;
 
@@ -52,6 +54,8 @@ export function withReadAhead(image: OpenImage): OpenImage {
 export class LayerReadAhead {
   /** Most recently used first. */
   #runs: Run[] = [];
+  #window = LEAST_WINDOW;
+  #underWay = 0;
 
   constructor(
     private readonly blob: Pick<Blob, "size">,
@@ -73,26 +77,38 @@ export class LayerReadAhead {
   #extend(run: Run): void {
     const length = run.reader - run.begin;
     if (length < LEAST_RUN || !this.#runs.includes(run)) return;
-    const target = Math.min(this.blob.size, run.reader + Math.min(WINDOW, this.#wholeUnits(length)));
+    const target = Math.min(this.blob.size, run.reader + this.#wholeUnits(Math.min(this.#window, length)));
+    const step = this.#wholeUnits(this.#window / STEPS);
     // Not a little after every read: few long requests are the point.
-    const least = Math.min(STEP, length / 2, this.blob.size - run.ahead);
+    const least = Math.min(step, this.blob.size - run.ahead);
     while (run.ahead < target && target - run.ahead >= least) {
       const offset = run.ahead;
-      run.ahead = Math.min(offset + STEP, target);
+      run.ahead = Math.min(offset + step, target);
       void this.#bring(run, offset, run.ahead - offset);
     }
   }
 
   async #bring(run: Run, offset: number, length: number): Promise<void> {
+    const started = performance.now();
+    this.#underWay++;
     try {
       await this.fetch(offset, length);
+      this.#measure(length, performance.now() - started);
     } catch {
       // Whoever wants these bytes will be told; nothing more is fetched in vain.
       this.#runs = this.#runs.filter((other) => other !== run);
       return;
+    } finally {
+      this.#underWay--;
     }
     this.#follow(run);
     this.#extend(run);
+  }
+
+  /** @param elapsed milliseconds, in which about as much came for each of the others */
+  #measure(length: number, elapsed: number): void {
+    const window = (length * this.#underWay * WINDOW_MS) / Math.max(1, elapsed);
+    this.#window = Math.max(LEAST_WINDOW, Math.min(MOST_WINDOW, (this.#window + window) / 2));
   }
 
   /** Readers that find their bytes do not tell; they leave marks. */
@@ -103,7 +119,8 @@ export class LayerReadAhead {
     }
   }
 
+  /** Rounded down, but to one at least. */
   #wholeUnits(length: number): number {
-    return Math.floor(length / this.residency.unit) * this.residency.unit;
+    return Math.max(1, Math.floor(length / this.residency.unit)) * this.residency.unit;
   }
 }
