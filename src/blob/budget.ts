@@ -187,6 +187,11 @@ export class Budget implements Room {
   }
 
   async #publish(grant: Grant): Promise<void> {
+    // Somebody may have emptied the directory: then nobody saw the grant any more.
+    if (this.#claim && (await this.#claim.file.stat()).nlink === 0) {
+      await this.#claim.file.close();
+      this.#claim = undefined;
+    }
     this.#claim ??= await createClaimed(this.directory.path, GRANT_SUFFIX);
     await writeExactly(this.#claim.file.fd, encodeGrant(grant), 0);
   }

@@ -129,6 +129,23 @@ describe("a cache with a capacity", () => {
     expect(existsSync(join(directory, "dead.grant"))).toBe(false);
   });
 
+  test("goes on when somebody removes the directory under it", async () => {
+    const path = join(directory, "removed");
+    const bytes = sampleBytes(1 << 20);
+    const capacity = 600 << 10;
+    const cache = new FileCache(path, { unit: EVICTION_UNIT, capacity });
+    const blob = await cache.open(evictedDigest(0), new MemoryOrigin(bytes));
+    for (let round = 0; round < 3; round++) {
+      rmSync(path, { recursive: true });
+      expect(Buffer.compare(await blob.read(0, bytes.length), bytes)).toBe(0);
+      const other = await cache.open(evictedDigest(1), new MemoryOrigin(bytes));
+      expect(Buffer.compare(await other.read(0, bytes.length), bytes)).toBe(0);
+      await other.close();
+      expect(usedBytes(path)).toBeLessThanOrEqual(capacity);
+    }
+    await blob.close();
+  });
+
   test("keeps what another process reads, and reads on without the disk when there is nothing to give up", async () => {
     const bytes = sampleBytes(1 << 20);
     const options = { unit: EVICTION_UNIT, capacity: 1.2 * 2 ** 20 };
