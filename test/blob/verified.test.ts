@@ -205,9 +205,27 @@ describe("a cache of verified blobs", () => {
     expect(source.requests).toEqual([{ offset: dataBytes, length: TREE_PART_BYTES }]);
   });
 
+  test("reads rightly while it must give up most of what it has, the tree included", async () => {
+    const capacity = 8 << 20;
+    const cache = new FileCache(directory, { capacity });
+    const source = origin();
+    const open = await cache.open(DIGEST, source);
+    const next = random(14);
+    const readSome = async () => {
+      for (let i = 0; i < 25; i++) {
+        const offset = Math.floor(next() * (bytes.length - 500_000));
+        const got = await open.read(offset, 500_000);
+        expect(Buffer.compare(got, bytes.subarray(offset, offset + 500_000))).toBe(0);
+      }
+    };
+    await Promise.all([readSome(), readSome(), readSome()]);
+    expect(cache.stats().evicted).toBeGreaterThan(0);
+    await open.close();
+  });
+
   test("is not shared with those who do not check", async () => {
     const cache = new FileCache(directory);
-    const forged = new MemoryOrigin(bytes.map((byte) => byte ^ 1));
+    const forged = new MemoryOrigin(sampleBytes(bytes.length, 15));
     const [trusting, checking] = await Promise.all([
       cache.open(DIGEST, forged),
       cache.open(DIGEST, origin()),

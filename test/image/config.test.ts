@@ -64,8 +64,8 @@ describe("an image config", () => {
 
   const wrong: [string, string, string][] = [
     ["{", "is not valid JSON", ""],
-    ["[]", "does not hold a JSON object", ""],
-    ["null", "does not hold a JSON object", ""],
+    ["[]", "does not hold an object", ""],
+    ["null", "does not hold an object", ""],
     ['{"lowers":{}}', "lowers", "must be a list"],
     ['{"lowers":[1]}', "lowers[0]", "must be an object"],
     ['{"lowers":[{"file":1}]}', "lowers[0].file", "must be a string, not 1"],
