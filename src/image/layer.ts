@@ -41,8 +41,10 @@ export async function openBlobLayer(blob: Blob, note?: ReadObserver): Promise<Bl
 
 /** Headers stand at the start of a layer, its indexes at the end: both are fetched at the same time. */
 async function fetchEnds(blob: Blob): Promise<void> {
-  const length = Math.min(blob.size, END_BYTES);
-  await Promise.all([blob.fetch(0, length), blob.fetch(blob.size - length, length)]);
+  // A Merkle tree may follow the layer.
+  const end = blob.verity?.dataBytes ?? blob.size;
+  const length = Math.min(end, END_BYTES);
+  await Promise.all([blob.fetch(0, length), blob.fetch(end - length, length)]);
 }
 
 async function openStream(source: ByteSource, note?: ReadObserver): Promise<Layer> {

@@ -1,11 +1,13 @@
 /** Images that do more than being read: they record a trace, or fetch ahead what one names. */
 import { consola } from "consola";
+import { OverlaybdError } from "../error.ts";
 import { decodeTrace, isTrace } from "../format/trace.ts";
-import { addListedFiles } from "./file_list.ts";
+import { addListedFiles, parseFileList } from "./file_list.ts";
 import type { OpenImage } from "./open.ts";
 import { Prefetch } from "./prefetch.ts";
 import { withReadAhead } from "./readahead.ts";
 import type { Recording } from "./recording.ts";
+import type { MissingRange } from "./tables.ts";
 import type { TraceUse } from "./trace_use.ts";
 import { WantedUnits } from "./wanted.ts";
 
@@ -34,6 +36,11 @@ export function withPrefetch(
   const ahead = withReadAhead(image);
   let running: Promise<void> | undefined;
   let done = false;
+  let closed = false;
+  const fetch = async (range: MissingRange) => {
+    if (closed) throw new OverlaybdError("E_IO", "the image was closed");
+    return prefetch.demand(range);
+  };
 
   async function run(): Promise<void> {
     const since = performance.now();
@@ -41,7 +48,7 @@ export function withPrefetch(
       const wanted = new WantedUnits(image.tables.layers);
       const bytes = await content;
       if (isTrace(bytes)) wanted.addTrace(decodeTrace(bytes, name));
-      else await addListedFiles(wanted, bytes, { ...image, fetch: (range) => prefetch.demand(range) });
+      else await addListedFiles(wanted, parseFileList(bytes, name), { tables: image.tables, fetch });
       const { bytes: fetched, requests, failures } = await prefetch.run(wanted);
       const seconds = ((performance.now() - since) / 1000).toFixed(2);
       const failed = failures === 0 ? "" : `; ${failures} failed`;
@@ -49,7 +56,7 @@ export function withPrefetch(
         `prefetched ${fetched} bytes in ${requests} requests and ${seconds} s by ${name}${failed}`,
       );
     } catch (error) {
-      consola.error(`nothing is prefetched: ${error instanceof Error ? error.message : error}`);
+      if (!closed) consola.error(`nothing is prefetched: ${error instanceof Error ? error.message : error}`);
     }
     done = true;
   }
@@ -61,6 +68,7 @@ export function withPrefetch(
       running ??= run();
     },
     close: async () => {
+      closed = true;
       prefetch.stop();
       await running;
       await ahead.close();
