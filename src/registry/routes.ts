@@ -60,7 +60,11 @@ export function fallBack(routes: readonly Route[], warn: (message: string) => vo
       try {
         await route.health.reach();
         const response = await route.send(request);
-        if (route !== authority) response.onBreak = (error) => avoid(route, error);
+        if (route !== authority) {
+          response.onBreak = (error) => {
+            if (!request.signal?.aborted) avoid(route, error);
+          };
+        }
         const result = await consume(response);
         route.health.succeeded();
         return result;
