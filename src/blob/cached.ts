@@ -3,6 +3,7 @@
  * the cache directory, and announced to readers. Lives on the main thread.
  */
 import { OverlaybdError } from "../error.ts";
+import { abortable } from "./abortable.ts";
 import type { BlobView, CacheStats } from "./blob.ts";
 import type { Room } from "./budget.ts";
 import { checkRange, closeFile, openFile, readExactly, statFile } from "./file.ts";
@@ -30,7 +31,8 @@ export class CachedBlob {
   #store: UnitStore | null;
   /** Where `shrink` goes on: a clock's hand. */
   #hand = 0;
-  #closed = false;
+  /** Raised when nobody reads any more. */
+  readonly #end = new AbortController();
 
   /**
    * @param store the object's files; null when the disk is too full to create them.
@@ -159,7 +161,7 @@ export class CachedBlob {
    */
   async shrink(bytes: number): Promise<number> {
     const store = this.#store;
-    if (!store || this.#closed) return 0;
+    if (!store || this.#end.signal.aborted) return 0;
     const freed = store.alone(async () => {
       await store.refresh(0, Math.ceil(this.view.size / store.unit));
       const victims = this.#chooseVictims(store, Math.ceil(bytes / store.unit));
@@ -243,7 +245,7 @@ export class CachedBlob {
     const offset = first * unit;
     const length = Math.min(end * unit, this.view.size) - offset;
     this.stats.requests++;
-    const bytes = await this.origin.readRange(offset, length);
+    const bytes = await abortable(this.#end.signal, this.origin.readRange(offset, length));
     if (bytes.length !== length) {
       const sent = `${bytes.length} bytes were sent for ${length} at ${offset}`;
       throw new OverlaybdError("E_REGISTRY", `${this.view.name}: ${sent}`);
@@ -344,16 +346,16 @@ export class CachedBlob {
 
   /** A descriptor's number may already belong to another file. */
   #checkOpen(): void {
-    if (this.#closed) throw new OverlaybdError("E_IO", `${this.view.name} was closed while it was read`);
+    this.#end.signal.throwIfAborted();
   }
 
   async #settle(): Promise<void> {
     await Promise.allSettled(this.#flights.values());
   }
 
-  /** Waits for what is under way, then releases everything. */
+  /** Gives up what is asked of the origin, waits for the disk, and releases everything. */
   async close(): Promise<void> {
-    this.#closed = true;
+    this.#end.abort(new OverlaybdError("E_IO", `${this.view.name} was closed while it was read`));
     await this.#settle();
     this.#media.close();
     await this.#store?.close();

@@ -11,6 +11,7 @@ import { OverlaybdError } from "../error.ts";
 import { Sha256 } from "../native/codec.ts";
 import { tryLock } from "../native/descriptor.ts";
 import { fsync } from "../native/pool.ts";
+import { abortable } from "./abortable.ts";
 import type { Blob } from "./blob.ts";
 import type { FileCache } from "./cache.ts";
 import { downloadPaths } from "./directory.ts";
@@ -188,18 +189,6 @@ export class LayerDownload {
     } finally {
       hash.close();
     }
-  }
-}
-
-/** The result of `work`, or the signal's reason as soon as it is raised; nobody looks at `work` any more then. */
-async function abortable<T>(signal: AbortSignal, work: Promise<T>): Promise<T> {
-  const { promise, reject } = Promise.withResolvers<never>();
-  const stop = () => reject(signal.reason);
-  signal.addEventListener("abort", stop);
-  try {
-    return await Promise.race([work, promise]);
-  } finally {
-    signal.removeEventListener("abort", stop);
   }
 }
 
