@@ -67,7 +67,7 @@ export class Budget implements Room {
   /** Of the grant: not taken yet; taken and not on the disk yet. */
   #left = 0;
   #pending = 0;
-  #refill: Promise<boolean> | undefined;
+  #refill: Promise<void> | undefined;
   #pausedUntil = 0;
   #idle = false;
 
@@ -109,7 +109,7 @@ export class Budget implements Room {
   }
 
   /** Gets a new grant, of at least `bytes` if at all. */
-  async #ask(bytes: number): Promise<boolean> {
+  async #ask(bytes: number): Promise<void> {
     this.#left = 0;
     try {
       this.#left = await this.directory.exclusively(LOCK_TIMEOUT_MS, async () => {
@@ -127,7 +127,6 @@ export class Budget implements Room {
       // A directory that is kept by somebody, or unusable: reads go on without it.
     }
     if (this.#left < bytes) this.#pause();
-    return this.#left > 0;
   }
 
   /** Gives back a grant that is not used, and makes room that others want or the disk is short of. */

@@ -87,6 +87,7 @@ export class CachedBlob {
     } catch (error) {
       if (Atomics.load(epoch, 0) === before) throw error;
     }
+    this.#checkOpen();
     return Atomics.load(epoch, 0) === before;
   }
 
@@ -149,9 +150,9 @@ export class CachedBlob {
     } finally {
       await closeFile(fd);
     }
-    await this.#settle();
     const store = this.#store;
     this.#store = null;
+    await this.#settle();
     await store?.close();
   }
 

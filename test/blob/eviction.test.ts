@@ -15,6 +15,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { $ } from "bun";
 import type { Blob } from "../../src/blob/blob.ts";
+import { Budget } from "../../src/blob/budget.ts";
 import { FileCache } from "../../src/blob/cache.ts";
 import { CacheDirectory } from "../../src/blob/directory.ts";
 import { random } from "../fixtures/random.ts";
@@ -206,6 +207,55 @@ test("killed while it fills and evicts, a cache never reads wrong and keeps its 
   }
   expect(reused).toBeGreaterThan(0);
 }, 60_000);
+
+describe("a budget", () => {
+  const shrunk: number[] = [];
+  const budget = (capacity: number) =>
+    new Budget(new CacheDirectory(directory), capacity, async (bytes) => void shrunk.push(bytes));
+  beforeEach(() => {
+    shrunk.length = 0;
+  });
+
+  test("is shared: what one was granted another does not get, until it is given back", async () => {
+    const [one, other] = [budget(64 << 20), budget(64 << 20)];
+    expect(await one.take(60 << 20)).toBe(true);
+    expect(await other.take(5 << 20)).toBe(false);
+    expect(shrunk.length).toBe(1);
+    // A refusal is for a while, for small things too.
+    expect(await other.take(1)).toBe(false);
+    expect(shrunk.length).toBe(1);
+    one.written(60 << 20);
+    await one.close();
+    const third = budget(64 << 20);
+    expect(await third.take(5 << 20)).toBe(true);
+    await Promise.all([other.close(), third.close()]);
+    expect(readdirSync(directory)).toEqual([".lock"]);
+  });
+
+  test("looks from time to time at what others want, and gives back what it does not use", async () => {
+    const [one, other] = [budget(64 << 20), budget(64 << 20)];
+    expect(await one.take(60 << 20)).toBe(true);
+    expect(await other.take(8 << 20)).toBe(false);
+    shrunk.length = 0;
+    await one.tick();
+    expect(shrunk.length).toBe(1);
+    expect(shrunk[0]).toBeGreaterThanOrEqual(4 << 20);
+    one.written(60 << 20);
+    await one.tick();
+    const third = budget(64 << 20);
+    expect(await third.take(60 << 20)).toBe(true);
+    await Promise.all([one.close(), other.close(), third.close()]);
+  });
+
+  test("lets go of closed objects before it asks open ones to shrink", async () => {
+    for (let i = 0; i < 4; i++) await fill(new FileCache(directory), evictedDigest(i), evictedBytes(i));
+    const small = budget(256 << 10);
+    await small.tick();
+    expect(usedBytes()).toBeLessThanOrEqual(256 << 10);
+    expect(shrunk).toEqual([]);
+    await small.close();
+  });
+});
 
 describe("the directory", () => {
   test("is one process' at a time", async () => {
