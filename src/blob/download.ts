@@ -51,8 +51,6 @@ export interface DownloadLimits {
 }
 
 export class LayerDownload {
-  /** The directory holds the layer, and its readers read that. */
-  #complete = false;
   /** The whole turned out to be wrong: what the readers have may be the reason. */
   #distrust = false;
 
@@ -62,12 +60,8 @@ export class LayerDownload {
     private readonly limits: DownloadLimits,
   ) {}
 
-  get complete(): boolean {
-    return this.#complete;
-  }
-
   /**
-   * Goes on until the layer is complete; false when somebody else is at work on it. What was fetched before a failure is
+   * Goes on until the directory holds the layer and its readers read that; false when somebody else is at work on it. What was fetched before a failure is
    * not fetched again, except after E_CORRUPT.
    * @throws OverlaybdError E_CORRUPT when the whole has not the layer's digest; what the origin throws; the system's errors;
    * the signal's reason.
@@ -80,7 +74,6 @@ export class LayerDownload {
       if (!tryLock(lock.fd)) return false;
       if (!(await exists(committed))) await this.#fetch(committed, lock.fd);
       await blob.kept?.adopt(committed);
-      this.#complete = true;
       return true;
     } finally {
       await lock.close();
