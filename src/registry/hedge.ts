@@ -38,8 +38,8 @@ export class Hedge {
   readonly #waiting = new Set<() => void>();
 
   /**
-   * The first good answer; the requests that are still under way are aborted. Fails when all have failed, with the
-   * error of the last.
+   * The first good answer; the requests that are still under way are aborted. Fails when all that were sent have failed,
+   * with the error of the first. It is `send` that has to see to an end of them.
    * @param length bytes to be transferred: requests are compared with those of about the same length
    */
   race<T>(length: number, send: Send<T>): Promise<T> {
@@ -49,6 +49,7 @@ export class Hedge {
     const started = performance.now();
     const running = new Set<AbortController>();
     let latest: AbortController | undefined;
+    let failure: unknown;
     let alarm: Timer | undefined;
 
     const end = () => {
@@ -70,9 +71,10 @@ export class Hedge {
           resolve(value);
         },
         (error) => {
+          if (!extra) failure = error;
           if (!running.delete(controller) || running.size > 0) return;
           end();
-          reject(error);
+          reject(failure);
         },
       );
     };

@@ -41,11 +41,13 @@ export class RangeReader {
     const patient = performance.now() >= this.#patientFrom;
     const policy = (patient ? reading : undefined) ?? this.repository.policy;
     const bytes = await retry(policy, (attempt, left) => {
-      const limit = Math.round(Math.min(deadline + length / SLOWEST_RATE, left));
+      // For all requests of the attempt together.
+      const end = performance.now() + Math.min(deadline + length / SLOWEST_RATE, left);
       return hedge.race(length, async (signal, extra) => {
         // An extra request on the first one's connection would wait behind it.
         const number = extra ? Math.max(attempt, 2) : attempt;
-        const sent = { ...request, attempt: number, deadline: limit, signal };
+        const remaining = Math.max(1, Math.round(end - performance.now()));
+        const sent = { ...request, attempt: number, deadline: remaining, signal };
         return exchange(sent, async (response) => {
           const bytes = await this.#receive(response, digest, offset, length, size);
           await check?.(bytes);

@@ -113,6 +113,30 @@ test("a silent server is asked about once a second for all who wait, and all ask
   expect(seconds).toBeLessThan(3.5 + 2);
 }, 20_000);
 
+test("over HTTP: a server that is silent for good is an error at the read deadline", async () => {
+  const directory = temporaryDirectory();
+  const server = await serveRegistry({ directory: join(directory.path, "layout") });
+  const proxy = await startFaultProxy(server.url);
+  const access = repositoryAccess({ plain: true, readDeadline: 4000 });
+  const repository = await access(parseReference(`${proxy.host}/app`));
+  const layer = noise(100_000, 9);
+  const { digest } = describeBytes(layer);
+  await repository.pushBlob(describeBytes(layer), new Blob([layer]));
+  for (let i = 0; i < 60; i++) await repository.blobRange(digest, i * 1000, 1000);
+  proxy.fault = () => ({ kind: "hang" });
+  const seen = proxy.seen.length;
+  const started = performance.now();
+  await expect(repository.blobRange(digest, 5000, 1000)).rejects.toMatchObject({ code: "E_TIMEOUT" });
+  const seconds = (performance.now() - started) / 1000;
+  expect(seconds).toBeGreaterThan(3.5);
+  expect(seconds).toBeLessThan(8);
+  const asked = proxy.seen.length - seen;
+  expect(asked).toBeGreaterThan(2);
+  expect(asked).toBeLessThan(2 + 2 * seconds);
+  await Promise.all([proxy.stop(), server.stop()]);
+  directory.remove();
+}, 60_000);
+
 test("over HTTP: a range that a connection has lost is read from another", async () => {
   const directory = temporaryDirectory();
   const server = await serveRegistry({ directory: join(directory.path, "layout") });
