@@ -61,8 +61,8 @@ export class LayerDownload {
   ) {}
 
   /**
-   * Goes on until the directory holds the layer and its readers read that; false when somebody else is at work on it. What was fetched before a failure is
-   * not fetched again, except after E_CORRUPT.
+   * Goes on until the directory holds the layer and its readers read that; false when somebody else is at work on it. What
+   * was fetched before a failure is not fetched again, except after E_CORRUPT.
    * @throws OverlaybdError E_CORRUPT when the whole has not the layer's digest; what the origin throws; the system's errors;
    * the signal's reason.
    */
