@@ -74,10 +74,9 @@ async function openLayoutBlob(
 }
 
 async function readManifest(repository: Repository, target: string | undefined): Promise<Manifest> {
-  let descriptor = await repository.resolve(target);
+  let { descriptor, bytes } = await repository.resolveManifest(target);
   for (let depth = 0; ; depth++) {
     const name = `${repository.name}@${descriptor.digest}`;
-    const bytes = await repository.manifest(descriptor);
     if (isManifestType(descriptor.mediaType)) return parseManifest(bytes, name);
     if (!isIndexType(descriptor.mediaType) || depth === MAX_NESTING) {
       throw new OverlaybdError(
@@ -86,6 +85,7 @@ async function readManifest(repository: Repository, target: string | undefined):
       );
     }
     descriptor = choosePlatform(parseIndex(bytes, name).manifests, name);
+    bytes = await repository.manifest(descriptor);
   }
 }
 

@@ -82,20 +82,17 @@ export class RemoteRepository implements Repository {
     const mediaType = contentType(head);
     // Not every registry answers HEAD, or answers it in full.
     if (!(size > 0) || digest === undefined || !isDigest(digest) || !isKnown(mediaType))
-      return this.#resolveByGet(target);
+      return (await this.resolveManifest(target)).descriptor;
     if (isDigest(target) && digest !== target) throw this.#wrongDigest(target, digest);
     return { mediaType, digest, size };
   }
 
-  async #resolveByGet(target: string): Promise<Descriptor> {
-    const { bytes, type } = await this.#getManifest(target, MANIFEST_LIMIT);
-    const digest = isDigest(target) ? target : digestOf(bytes);
+  async resolveManifest(target = "latest"): Promise<{ descriptor: Descriptor; bytes: Uint8Array }> {
+    const { bytes, type, said } = await this.#getManifest(target, MANIFEST_LIMIT);
+    const digest = isDigest(target) ? target : isDigest(said) ? said : digestOf(bytes);
     verifyDigest(bytes, digest, `manifest ${target} of ${this.name}`);
-    return {
-      mediaType: isKnown(type) ? type : mediaTypeOf(bytes, `${this.name}@${digest}`),
-      digest,
-      size: bytes.length,
-    };
+    const mediaType = isKnown(type) ? type : mediaTypeOf(bytes, `${this.name}@${digest}`);
+    return { descriptor: { mediaType, digest, size: bytes.length }, bytes };
   }
 
   async manifest(descriptor: Descriptor): Promise<Uint8Array> {
@@ -110,10 +107,12 @@ export class RemoteRepository implements Repository {
     return bytes;
   }
 
-  #getManifest(target: string, limit: number): Promise<{ bytes: Uint8Array; type: string }> {
+  /** `said` is the digest that the registry says it has. */
+  #getManifest(target: string, limit: number): Promise<{ bytes: Uint8Array; type: string; said: string }> {
     return this.exchange(this.#manifestRequest(target), async (response) => {
       if (response.status !== 200) throw await response.unexpected();
-      return { bytes: await response.bytes(limit), type: contentType(response) };
+      const said = response.header("docker-content-digest") ?? "";
+      return { bytes: await response.bytes(limit), type: contentType(response), said };
     });
   }
 

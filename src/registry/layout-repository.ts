@@ -38,6 +38,11 @@ export class LayoutRepository implements Repository {
     this.name = `oci:${layout.directory}${repository === undefined ? "" : `:${repository}`}`;
   }
 
+  async resolveManifest(target?: string): Promise<{ descriptor: Descriptor; bytes: Uint8Array }> {
+    const descriptor = await this.resolve(target);
+    return { descriptor, bytes: await this.manifest(descriptor) };
+  }
+
   async resolve(target?: string): Promise<Descriptor> {
     if (target !== undefined && isDigest(target)) return this.#resolveDigest(target);
     const entries = await this.layout.index();

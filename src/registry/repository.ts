@@ -21,6 +21,9 @@ export interface Repository {
    */
   manifest(descriptor: Descriptor): Promise<Uint8Array>;
 
+  /** What `resolve` finds, and its bytes as `manifest` gives them, without asking twice. @throws as both. */
+  resolveManifest(target?: string): Promise<{ readonly descriptor: Descriptor; readonly bytes: Uint8Array }>;
+
   /**
    * All of a blob, in order. Size and digest are verified: the stream fails with E_CORRUPT at its end (before it ends
    * regularly) when they do not match, so nothing may be trusted until the end is reached.

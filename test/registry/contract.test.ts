@@ -104,6 +104,11 @@ for (const [kind, start] of Object.entries(kinds)) {
       const resolved = await repository.resolve("v1");
       expect(resolved).toEqual(pushed);
       expect(await repository.resolve(pushed.digest)).toEqual(pushed);
+      for (const target of ["v1", pushed.digest]) {
+        const { descriptor, bytes } = await repository.resolveManifest(target);
+        expect(descriptor).toEqual(pushed);
+        expect(bytes).toEqual(await repository.manifest(pushed));
+      }
       const manifest = parseManifest(await repository.manifest(resolved), "test");
       expect(manifest.layers).toEqual([describeBytes(layer)]);
       expect(await new Response(await repository.blob(manifest.layers[0])).bytes()).toEqual(layer);
