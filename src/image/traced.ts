@@ -37,6 +37,9 @@ export function withPrefetch(
   let running: Promise<void> | undefined;
   let done = false;
   let closed = false;
+  /** Rejected when the image is closed. */
+  const end = Promise.withResolvers<never>();
+  end.promise.catch(() => {});
   const fetch = async (range: MissingRange) => {
     if (closed) throw new OverlaybdError("E_IO", "the image was closed");
     return prefetch.demand(range);
@@ -46,7 +49,7 @@ export function withPrefetch(
     const since = performance.now();
     try {
       const wanted = new WantedUnits(image.tables.layers);
-      const bytes = await content;
+      const bytes = await Promise.race([content, end.promise]);
       if (isTrace(bytes)) wanted.addTrace(decodeTrace(bytes, name));
       else await addListedFiles(wanted, parseFileList(bytes, name), { tables: image.tables, fetch });
       const { bytes: fetched, requests, failures } = await prefetch.run(wanted);
@@ -63,12 +66,13 @@ export function withPrefetch(
 
   return {
     ...ahead,
-    fetch: (range) => (done ? ahead.fetch(range) : prefetch.demand(range)),
+    fetch: (range) => (running && !done ? prefetch.demand(range) : ahead.fetch(range)),
     prefetch: () => {
       running ??= run();
     },
     close: async () => {
       closed = true;
+      end.reject(new OverlaybdError("E_IO", "the image was closed"));
       prefetch.stop();
       await running;
       await ahead.close();

@@ -115,6 +115,13 @@ describe("replaying a trace", () => {
     expect(resident(image)).toEqual(before);
   });
 
+  test("does not keep an image from closing while it is awaited", async () => {
+    const content = new Promise<Uint8Array>(() => {});
+    const { image } = await open(randomBlobs(1), { kind: "prefetch", name: "a slow registry", content });
+    image.prefetch();
+    await image.close();
+  });
+
   test("goes on behind a range that cannot be fetched", async () => {
     const path = newPath();
     writeFileSync(path, encodeTrace(traceOf([0, 1, 2].map((layer) => [layer, 0, SIZE]))));
