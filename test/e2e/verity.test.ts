@@ -264,7 +264,8 @@ describe("a registry that was tampered with", () => {
     const warn = (message: string) => warnings.push(message);
     expect(await readAll("sealed", options({ hostsDirectory: hosts, warn }))).toBe(disk);
     expect(asked).toBeGreaterThan(0);
-    expect(warnings.join()).toContain(layers[0].digest);
+    // Layers are opened in parallel: any of them may be the first to find the mirror lying.
+    expect(layers.some(({ digest }) => warnings[0].includes(digest))).toBe(true);
   });
 
   test.skipIf(!canServeFuse)(
