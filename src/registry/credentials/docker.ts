@@ -5,7 +5,7 @@ import { join, resolve } from "node:path";
 import { OverlaybdError } from "../../error.ts";
 import { type JsonObject, parseJsonObject } from "../json.ts";
 import { DOCKER_HUB_KEY, findCredential, isDockerHub, section } from "./auths.ts";
-import { askHelper } from "./helper.ts";
+import { askHelper } from "./docker_credential.ts";
 import type { CredentialSource } from "./source.ts";
 
 /**
