@@ -10,3 +10,20 @@ export async function abortable<T>(signal: AbortSignal, work: Promise<T>): Promi
     signal.removeEventListener("abort", stop);
   }
 }
+
+/** The same for pieces that come one after the other. */
+export async function* abortablePieces<T>(
+  signal: AbortSignal,
+  pieces: AsyncGenerator<T, void>,
+): AsyncGenerator<T, void> {
+  try {
+    for (;;) {
+      const { done, value } = await abortable(signal, pieces.next());
+      if (done) return;
+      yield value;
+    }
+  } finally {
+    // Not waited for: it comes to its end when the piece that is under way has come or has failed.
+    pieces.return().catch(() => {});
+  }
+}

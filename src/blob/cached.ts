@@ -3,10 +3,12 @@
  * the cache directory, and announced to readers. Lives on the main thread.
  */
 import { OverlaybdError } from "../error.ts";
-import { abortable } from "./abortable.ts";
+import { abortable, abortablePieces } from "./abortable.ts";
 import type { BlobView, CacheStats } from "./blob.ts";
 import type { Room } from "./budget.ts";
 import { checkRange, closeFile, openFile, readExactly, statFile } from "./file.ts";
+import { Flights } from "./flights.ts";
+import { Intake } from "./intake.ts";
 import { Media } from "./media.ts";
 import type { RangeOrigin } from "./origin.ts";
 import { hasRange, hasUnit, takeUse, useRange } from "./residency.ts";
@@ -15,8 +17,12 @@ import type { UnitStore } from "./store.ts";
 import type { WindowMemory } from "./window.ts";
 
 /** Most bytes asked of the origin in one request: adjacent missing units are fetched together. */
-const MAX_REQUEST_BYTES = 4 << 20;
-/** Most bytes one `fetch` works on at a time, so that a long range neither fills memory nor chases itself out of a window. */
+const MAX_REQUEST_BYTES = 16 << 20;
+/** Requests for more than this are read, written and announced in pieces as they arrive: a unit, or several small ones. */
+const SHORT_BYTES = 1 << 20;
+const PIECE_BYTES = 256 << 10;
+/** Most bytes one `read` or `fetch` works on at a time, so that a long range does not chase itself out of a window. */
+const READ_BYTES = 4 << 20;
 const STEP_BYTES = 16 << 20;
 /** How often a read starts over because what it was reading was withdrawn. */
 const MAX_ATTEMPTS = 16;
@@ -25,7 +31,7 @@ export class CachedBlob {
   readonly stats: CacheStats = emptyStats();
   readonly #media: Media;
   /** Units being fetched, checked or given up, and what their readers wait for. */
-  readonly #flights = new Map<number, Promise<unknown>>();
+  readonly #flights = new Flights();
   /** Units that were fetched once more after a reader found them damaged, and the epoch since which that counts. */
   readonly #mended = new Map<number, number>();
   #store: UnitStore | null;
@@ -59,8 +65,8 @@ export class CachedBlob {
   async read(offset: number, length: number): Promise<Uint8Array> {
     checkRange(this.view, offset, length);
     const bytes = new Uint8Array(length);
-    for (let done = 0; done < length; done += MAX_REQUEST_BYTES) {
-      await this.#readPiece(bytes.subarray(done, done + MAX_REQUEST_BYTES), offset + done);
+    for (let done = 0; done < length; done += READ_BYTES) {
+      await this.#readPiece(bytes.subarray(done, done + READ_BYTES), offset + done);
     }
     return bytes;
   }
@@ -152,7 +158,7 @@ export class CachedBlob {
     }
     const store = this.#store;
     this.#store = null;
-    await this.#settle();
+    await this.#flights.settle();
     await store?.close();
   }
 
@@ -169,10 +175,10 @@ export class CachedBlob {
       if (victims.length === 0) return 0;
       this.#media.withdraw(victims);
       this.stats.evicted += victims.length;
-      return this.#fly(victims, dropUnits(store, victims));
+      return this.#flights.together(victims, dropUnits(store, victims));
     });
     // `close` waits for what is under way, and so for this.
-    return (await this.#fly([-1], freed)) ?? 0;
+    return (await this.#flights.together([-1], freed)) ?? 0;
   }
 
   #chooseVictims(store: UnitStore, most: number): number[] {
@@ -186,7 +192,7 @@ export class CachedBlob {
     return victims.sort((a, b) => a - b);
   }
 
-  /** Starts a flight for every run of absent units in [first, end); returns all flights that bring some of them. */
+  /** Brings every run of absent units in [first, end); returns what to wait for until all units are there. */
   #depart(first: number, end: number): Set<Promise<unknown>> {
     const flights = new Set<Promise<unknown>>();
     for (let unit = first; unit < end; ) {
@@ -199,31 +205,26 @@ export class CachedBlob {
       const begin = unit;
       const most = Math.min(end, begin + MAX_REQUEST_BYTES / this.view.valid.unit);
       while (unit < most && !this.#flights.has(unit) && !hasUnit(this.view.valid, unit)) unit++;
-      flights.add(this.#fly(range(begin, unit), this.#bring(begin, unit)));
+      const run = range(begin, unit);
+      const bring = (landed: Landed) => this.#bring(begin, begin + run.length, landed);
+      for (const flight of this.#flights.oneByOne(run, bring)) flights.add(flight);
     }
     return flights;
   }
 
-  #fly<T>(units: readonly number[], work: Promise<T>): Promise<T> {
-    const flight = work.finally(() => {
-      for (const unit of units) this.#flights.delete(unit);
-    });
-    for (const unit of units) this.#flights.set(unit, flight);
-    return flight;
-  }
-
   /** Makes the units [first, end) readable: from disk where they are and are intact, else from the origin. */
-  async #bring(first: number, end: number): Promise<void> {
+  async #bring(first: number, end: number, landed: Landed): Promise<void> {
     await this.#store?.refresh(first, end - first);
     let missing = first;
     for (let unit = first; unit < end; unit++) {
       const bytes = await this.#restore(unit);
       if (bytes === null) continue;
-      if (missing < unit) await this.#download(missing, unit);
+      if (missing < unit) await this.#download(missing, unit, true, landed);
       missing = unit + 1;
       this.#media.announce(unit, bytes, true);
+      landed(unit);
     }
-    if (missing < end) await this.#download(missing, end);
+    if (missing < end) await this.#download(missing, end, true, landed);
   }
 
   async #restore(unit: number): Promise<Uint8Array | null> {
@@ -241,41 +242,51 @@ export class CachedBlob {
     return (await this.origin.verify(unit * this.view.valid.unit, bytes)) ? bytes : null;
   }
 
-  async #download(first: number, end: number, keep = true): Promise<void> {
+  async #download(first: number, end: number, keep: boolean, landed?: Landed): Promise<void> {
     const { unit } = this.view.valid;
-    const offset = first * unit;
-    const length = Math.min(end * unit, this.view.size) - offset;
+    const [begin, finish] = [first * unit, Math.min(end * unit, this.view.size)];
+    const store = keep ? this.#store : null;
+    const intake = new Intake(store, this.room, this.#media, this.stats, finish - begin);
     this.stats.requests++;
-    const bytes = await abortable(this.#end.signal, this.origin.readRange(offset, length));
-    if (bytes.length !== length) {
-      const sent = `${bytes.length} bytes were sent for ${length} at ${offset}`;
-      throw new OverlaybdError("E_REGISTRY", `${this.view.name}: ${sent}`);
-    }
-    this.stats.fetchedBytes += length;
-    this.stats.misses += end - first;
-    const stored = keep && (await this.#keep(first, bytes));
-    for (let i = first; i < end; i++) {
-      this.#media.announce(i, bytes.subarray((i - first) * unit, (i - first + 1) * unit), stored);
+    let next = first;
+    try {
+      for await (const bytes of this.#pieces(begin, finish)) {
+        this.stats.fetchedBytes += bytes.length;
+        await intake.put(next, bytes);
+        for (const after = next + Math.ceil(bytes.length / unit); next < after; next++) {
+          this.stats.misses++;
+          landed?.(next);
+        }
+      }
+    } finally {
+      intake.end();
     }
   }
 
-  /** Whether the disk took the bytes. One that refuses them costs their persistence, never a read. */
-  async #keep(first: number, bytes: Uint8Array): Promise<boolean> {
-    const store = this.#store;
-    if (store && (await this.room.take(bytes.length))) {
-      try {
-        await store.write(first, bytes);
-        this.#media.toMedia();
-        return true;
-      } catch {
-        this.room.refused();
-      } finally {
-        this.room.written(bytes.length);
-      }
+  /** The object's bytes [begin, end) in pieces of whole units; each is valid until the next one is asked for. */
+  async *#pieces(begin: number, end: number): AsyncGenerator<Uint8Array, void> {
+    const { unit } = this.view.valid;
+    const length = end - begin;
+    if (length <= SHORT_BYTES || !this.origin.readPieces) {
+      const bytes = await abortable(this.#end.signal, this.origin.readRange(begin, length));
+      this.#checkSent(bytes, begin, length);
+      return yield bytes;
     }
-    this.stats.refused++;
-    this.#media.toMemory();
-    return false;
+    const piece = Math.ceil(PIECE_BYTES / unit) * unit;
+    let at = begin;
+    const pieces = this.origin.readPieces(begin, length, piece);
+    for await (const bytes of abortablePieces(this.#end.signal, pieces)) {
+      this.#checkSent(bytes, at, Math.min(piece, end - at));
+      yield bytes;
+      at += bytes.length;
+    }
+    if (at < end) this.#checkSent(new Uint8Array(), at, end - at);
+  }
+
+  #checkSent(bytes: Uint8Array, offset: number, length: number): void {
+    if (bytes.length === length) return;
+    const sent = `${bytes.length} bytes were sent for ${length} at ${offset}`;
+    throw new OverlaybdError("E_REGISTRY", `${this.view.name}: ${sent}`);
   }
 
   /**
@@ -298,7 +309,7 @@ export class CachedBlob {
     const stale = (unit: number): boolean =>
       !hasUnit(this.view.valid, unit) || isBefore(seen, this.#mended.get(unit) ?? this.#media.since);
     if (isBefore(seen, this.#media.since) || units.some(stale)) return;
-    await this.#fly(units, this.#mendUnits(units));
+    await this.#flights.together(units, this.#mendUnits(units));
   }
 
   async #mendUnits(units: readonly number[]): Promise<void> {
@@ -350,18 +361,17 @@ export class CachedBlob {
     this.#end.signal.throwIfAborted();
   }
 
-  async #settle(): Promise<void> {
-    await Promise.allSettled(this.#flights.values());
-  }
-
   /** Gives up what is asked of the origin, waits for the disk, and releases everything. */
   async close(): Promise<void> {
     this.#end.abort(new OverlaybdError("E_IO", `${this.view.name} was closed while it was read`));
-    await this.#settle();
+    await this.#flights.settle();
     this.#media.close();
     await this.#store?.close();
   }
 }
+
+/** Told of a unit that can be read from now on. */
+type Landed = (unit: number) => void;
 
 /** Whether an epoch is an earlier one, as long as they are not 2^31 apart. */
 function isBefore(epoch: number, other: number): boolean {

@@ -16,6 +16,12 @@ export interface RangeOrigin {
     length: number,
     check?: (bytes: Uint8Array) => Promise<void>,
   ): Promise<Uint8Array>;
+  /**
+   * A long range as it arrives: pieces of `piece` bytes, the last one may be shorter. Each is valid until the next one is
+   * asked for. Absent: `readRange` has to do.
+   * @throws OverlaybdError as `readRange`; the pieces before are right then.
+   */
+  readPieces?(offset: number, length: number, piece: number): AsyncGenerator<Uint8Array, void>;
   /** The Merkle tree in the object, for the cache to check every byte against; absent: what comes is believed. */
   readonly verity?: Verity;
   /**

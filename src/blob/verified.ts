@@ -8,7 +8,7 @@ export class VerifiedOrigin implements RangeOrigin {
 
   /** @param tree of the blob that `origin` is of; stays its owner's to close */
   constructor(
-    origin: RangeOrigin,
+    private readonly origin: RangeOrigin,
     private readonly tree: MerkleTree,
   ) {
     this.name = origin.name;
@@ -30,6 +30,33 @@ export class VerifiedOrigin implements RangeOrigin {
     const bytes = await this.tree.fetch(first.offset, whole, check);
     const skip = offset - first.offset;
     return bytes.subarray(skip, skip + length);
+  }
+
+  /**
+   * As `RangeOrigin.readPieces`, of whole chunks. A piece that is wrong is asked for once more, by itself.
+   * @throws OverlaybdError as `readRange`.
+   */
+  async *readPieces(offset: number, length: number, piece: number): AsyncGenerator<Uint8Array, void> {
+    const end = offset + length;
+    let sent: AsyncGenerator<Uint8Array, void> | undefined;
+    try {
+      for (let at = offset; at < end; at += piece) {
+        const wanted = Math.min(piece, end - at);
+        const proofs = this.tree.proofs(at, wanted);
+        proofs.catch(() => {});
+        sent ??= this.origin.readPieces?.(at, end - at, piece);
+        const { value } = (await sent?.next()) ?? {};
+        if (value?.length === wanted && (await isRight(this.tree.check(at, value, proofs)))) {
+          yield value;
+        } else {
+          await sent?.return();
+          sent = undefined;
+          yield await this.readRange(at, wanted);
+        }
+      }
+    } finally {
+      await sent?.return();
+    }
   }
 
   /** See `RangeOrigin.verify`. Both ends are ends of chunks, as are those of refill units of `LEAF_BYTES` and more. */

@@ -12,9 +12,9 @@ const LEAST_RUN = 1 << 20;
 /** Bytes ahead of the reader: what comes in half a second, so that other reads on a slow link do not wait for long. */
 const WINDOW_MS = 500;
 const LEAST_WINDOW = 1 << 20;
-const MOST_WINDOW = 16 << 20;
-/** Fetches that make up a window. */
-const STEPS = 4;
+const MOST_WINDOW = 32 << 20;
+/** Fetches that make up a window: while one comes to its end, the other one fills the line. */
+const STEPS = 2;
 /** Readers of one layer that are told apart. */
 const MOST_RUNS = 4;
 
@@ -79,8 +79,8 @@ export class LayerReadAhead {
     if (length < LEAST_RUN || !this.#runs.includes(run)) return;
     const target = Math.min(this.blob.size, run.reader + this.#wholeUnits(Math.min(this.#window, length)));
     const step = this.#wholeUnits(this.#window / STEPS);
-    // Not a little after every read: few long requests are the point.
-    const least = Math.min(step, this.blob.size - run.ahead);
+    // Not a little after every read: few long requests are the point. Readers are a little behind what has come.
+    const least = Math.min(step / 2, this.blob.size - run.ahead);
     while (run.ahead < target && target - run.ahead >= least) {
       const offset = run.ahead;
       run.ahead = Math.min(offset + step, target);

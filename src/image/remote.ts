@@ -22,6 +22,7 @@ export function blobOrigin(
     name,
     size,
     readRange: (offset, length, check) => repository.blobRange(digest, offset, length, size, check),
+    readPieces: (offset, length, piece) => repository.blobPieces(digest, offset, length, piece, size),
     verity: verity === undefined ? undefined : parseVerity(verity, size, name),
   };
 }

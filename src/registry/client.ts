@@ -193,6 +193,16 @@ export class RemoteRepository implements Repository {
     return this.#ranges.read(digest, offset, length, size, check);
   }
 
+  blobPieces(
+    digest: string,
+    offset: number,
+    length: number,
+    piece: number,
+    size?: number,
+  ): AsyncGenerator<Uint8Array, void> {
+    return this.#ranges.pieces(digest, offset, length, piece, size);
+  }
+
   hasBlob(digest: string): Promise<boolean> {
     const request = { ...this.blobRequest(digest), method: "HEAD", deadline: this.options.deadline };
     return this.exchange(request, async (response) => {

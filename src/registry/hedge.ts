@@ -43,8 +43,20 @@ export class Hedge {
    * @param length bytes to be transferred: requests are compared with those of about the same length
    */
   race<T>(length: number, send: Send<T>): Promise<T> {
+    return this.#run(length, send, true);
+  }
+
+  /**
+   * The same for a part of a longer answer, whose other parts were just as quick: an extra request is sent only when all
+   * is silent, and nothing is learned of how long requests take.
+   */
+  watch<T>(length: number, send: Send<T>): Promise<T> {
+    return this.#run(length, send, false);
+  }
+
+  #run<T>(length: number, send: Send<T>, hurried: boolean): Promise<T> {
     const latency = this.#latencyOf(length);
-    this.#allowance = Math.min(MOST_SAVED, this.#allowance + EXTRA_SHARE);
+    if (hurried) this.#allowance = Math.min(MOST_SAVED, this.#allowance + EXTRA_SHARE);
     const { promise, resolve, reject } = Promise.withResolvers<T>();
     const started = performance.now();
     const running = new Set<AbortController>();
@@ -66,7 +78,7 @@ export class Hedge {
         (value) => {
           if (!running.delete(controller)) return;
           end();
-          latency.add(performance.now() - started);
+          if (hurried) latency.add(performance.now() - started);
           this.#answered(started, extra);
           resolve(value);
         },
@@ -94,7 +106,7 @@ export class Hedge {
       if (this.#spend()) launch(true);
       alarm = setTimeout(watch, silent - slow);
     };
-    alarm = warm ? setTimeout(hurry, slow) : setTimeout(watch, silent);
+    alarm = warm && hurried ? setTimeout(hurry, slow) : setTimeout(watch, silent);
     this.#waiting.add(refresh);
     launch(false);
     return promise;

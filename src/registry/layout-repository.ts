@@ -104,6 +104,19 @@ export class LayoutRepository implements Repository {
     verifier.finish();
   }
 
+  async *blobPieces(
+    digest: string,
+    offset: number,
+    length: number,
+    piece: number,
+    size?: number,
+  ): AsyncGenerator<Uint8Array, void> {
+    const end = offset + length;
+    for (let at = offset; at < end; at += piece) {
+      yield await this.blobRange(digest, at, Math.min(piece, end - at), size);
+    }
+  }
+
   async blobRange(digest: string, offset: number, length: number, expected?: number): Promise<Uint8Array> {
     const size = await this.#sizeOf(digest);
     if (expected !== undefined && size !== expected) {

@@ -1,10 +1,11 @@
 /**
  * Reading ranges of blobs. Somebody's read(2) waits for each, so they are hedged, and what may pass is tried again for
- * as long as the read deadline allows.
+ * as long as the read deadline allows. Long ranges are read piece by piece as they arrive, each as patiently.
  */
 import { OverlaybdError } from "../error.ts";
 import type { RemoteRepository } from "./client.ts";
 import { verifyDigest } from "./digest.ts";
+import { type Answer, RangeBody, type Sending } from "./range-body.ts";
 import type { RangeCheck } from "./repository.ts";
 import { retry } from "./retry.ts";
 import { type HttpRequest, type HttpResponse, quote, SLOWEST_RATE } from "./transport.ts";
@@ -14,6 +15,15 @@ const WHOLE_BLOB_LIMIT = 8 * 1024 * 1024;
 
 /** Milliseconds for which an image is taken to be only just being opened. */
 const OPENING_MS = 30_000;
+
+/** Bytes of a blob. */
+interface BlobRange {
+  readonly digest: string;
+  readonly offset: number;
+  readonly length: number;
+  /** What the blob's size should be, if known. */
+  readonly size?: number;
+}
 
 export class RangeReader {
   /**
@@ -32,43 +42,93 @@ export class RangeReader {
     size?: number,
     check?: RangeCheck,
   ): Promise<Uint8Array> {
-    if (!Number.isSafeInteger(offset) || !Number.isSafeInteger(length) || offset < 0 || length < 0) {
-      throw new OverlaybdError("E_USAGE", `blob ${digest}: [${offset}, +${length}) is not a range`);
-    }
+    checkNumbers(digest, offset, length);
     if (length === 0) return new Uint8Array();
-    const { exchange, deadline, hedge, reading } = this.repository.options;
-    const request = ranged(this.repository.blobRequest(digest), offset, length);
+    const range = { digest, offset, length, size };
+    return this.#persist(length, false, (sending) => this.#fetch(range, sending, check));
+  }
+
+  /** See `Repository.blobPieces`. */
+  async *pieces(
+    digest: string,
+    offset: number,
+    length: number,
+    piece: number,
+    size?: number,
+  ): AsyncGenerator<Uint8Array, void> {
+    checkNumbers(digest, offset, length);
+    const end = offset + length;
+    const body = new RangeBody((at, sending) =>
+      this.#open({ digest, offset: at, length: end - at, size }, sending),
+    );
+    const buffer = new Uint8Array(Math.min(piece, length));
+    try {
+      for (let at = offset; at < end; at += piece) {
+        const range = { digest, offset: at, length: Math.min(piece, end - at), size };
+        const target = buffer.subarray(0, range.length);
+        yield await this.#persist(range.length, true, (sending, extra) =>
+          extra ? this.#fetch(range, sending) : body.read(at, target, sending),
+        );
+      }
+      await body.finish();
+    } finally {
+      body.stop();
+    }
+  }
+
+  /**
+   * Sends until the bytes have come.
+   * @param streamed whether they are a part of what comes in one answer
+   */
+  async #persist(
+    length: number,
+    streamed: boolean,
+    send: (sending: Sending, extra: boolean) => Promise<Uint8Array>,
+  ): Promise<Uint8Array> {
+    const { deadline, hedge, reading } = this.repository.options;
     const patient = performance.now() >= this.#patientFrom;
     const policy = (patient ? reading : undefined) ?? this.repository.policy;
     const bytes = await retry(policy, (attempt, left) => {
       // For all requests of the attempt together.
       const end = performance.now() + Math.min(deadline + length / SLOWEST_RATE, left);
-      return hedge.race(length, async (signal, extra) => {
+      const begin = (signal: AbortSignal, extra: boolean) => {
         // An extra request on the first one's connection would wait behind it.
         const number = extra ? Math.max(attempt, 2) : attempt;
         const remaining = Math.max(1, Math.round(end - performance.now()));
-        const sent = { ...request, attempt: number, deadline: remaining, signal };
-        return exchange(sent, async (response) => {
-          const bytes = await this.#receive(response, digest, offset, length, size);
-          await check?.(bytes);
-          return bytes;
-        });
-      });
+        return send({ attempt: number, deadline: remaining, signal }, extra);
+      };
+      return streamed ? hedge.watch(length, begin) : hedge.race(length, begin);
     });
     this.#patientFrom = 0;
     return bytes;
   }
 
-  async #receive(
-    response: HttpResponse,
-    digest: string,
-    offset: number,
-    length: number,
-    size: number | undefined,
-  ): Promise<Uint8Array> {
-    if (response.status === 200) return this.#sliceOfWhole(response, digest, offset, length);
-    if (response.status !== 206) throw await response.unexpected();
-    checkContentRange(response, offset, length, size);
+  #fetch(range: BlobRange, sending: Sending, check?: RangeCheck): Promise<Uint8Array> {
+    return this.repository.options.exchange({ ...this.#request(range), ...sending }, async (response) => {
+      const bytes = await this.#receive(response, range);
+      await check?.(bytes);
+      return bytes;
+    });
+  }
+
+  #open(range: BlobRange, sending: Sending): Promise<Answer> {
+    return this.repository.options.exchange({ ...this.#request(range), ...sending }, async (response) => {
+      if (response.status === 200) {
+        return { response, chunks: only(await this.#sliceOfWhole(response, range)) };
+      }
+      await checkPartial(response, range);
+      return { response, chunks: response.stream() };
+    });
+  }
+
+  #request({ digest, offset, length }: BlobRange): HttpRequest {
+    return ranged(this.repository.blobRequest(digest), offset, length);
+  }
+
+  async #receive(response: HttpResponse, range: BlobRange): Promise<Uint8Array> {
+    if (response.status === 200) return this.#sliceOfWhole(response, range);
+    await checkPartial(response, range);
+    const { length } = range;
     const bytes = await response.bytes(length);
     if (bytes.length === length) return bytes;
     throw response.error("E_REGISTRY", `the answer has ${bytes.length} of ${length} bytes`, {
@@ -76,12 +136,7 @@ export class RangeReader {
     });
   }
 
-  async #sliceOfWhole(
-    response: HttpResponse,
-    digest: string,
-    offset: number,
-    length: number,
-  ): Promise<Uint8Array> {
+  async #sliceOfWhole(response: HttpResponse, { digest, offset, length }: BlobRange): Promise<Uint8Array> {
     if (!(Number(response.header("content-length")) <= WHOLE_BLOB_LIMIT)) {
       response.discard();
       throw response.error(
@@ -97,6 +152,20 @@ export class RangeReader {
     }
     return bytes.subarray(offset, offset + length);
   }
+}
+
+function checkNumbers(digest: string, offset: number, length: number): void {
+  if (Number.isSafeInteger(offset) && Number.isSafeInteger(length) && offset >= 0 && length >= 0) return;
+  throw new OverlaybdError("E_USAGE", `blob ${digest}: [${offset}, +${length}) is not a range`);
+}
+
+async function checkPartial(response: HttpResponse, { offset, length, size }: BlobRange): Promise<void> {
+  if (response.status !== 206) throw await response.unexpected();
+  checkContentRange(response, offset, length, size);
+}
+
+async function* only(bytes: Uint8Array): AsyncGenerator<Uint8Array, void> {
+  yield bytes;
 }
 
 /** The request for a part of what `request` asks for. */

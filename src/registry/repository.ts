@@ -46,6 +46,18 @@ export interface Repository {
     check?: RangeCheck,
   ): Promise<Uint8Array>;
 
+  /**
+   * The same as it arrives: pieces of `piece` bytes, the last one may be shorter. Each is valid until the next one is asked for.
+   * @throws OverlaybdError as `blobRange`; the pieces before are right then.
+   */
+  blobPieces(
+    digest: string,
+    offset: number,
+    length: number,
+    piece: number,
+    size?: number,
+  ): AsyncGenerator<Uint8Array, void>;
+
   hasBlob(digest: string): Promise<boolean>;
 
   // ---- push

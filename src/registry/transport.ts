@@ -285,7 +285,7 @@ export function quote(text: string): string {
 class Watch {
   readonly #controller = new AbortController();
   #timer: Timer | undefined;
-  readonly #deadline: Timer | undefined;
+  #deadline: Timer | undefined;
   readonly #cancel = () => this.#abort("not wanted any more");
   /** Why the request was aborted, if it was. */
   reason: string | undefined;
@@ -296,15 +296,20 @@ class Watch {
     readonly stall: number,
   ) {
     const { deadline, signal } = request;
-    if (deadline !== undefined) {
-      this.#deadline = setTimeout(() => this.#abort(`not done within ${deadline} ms`), deadline);
-    }
+    this.limit(deadline);
     if (signal?.aborted) this.#cancel();
     signal?.addEventListener("abort", this.#cancel);
   }
 
   get signal(): AbortSignal {
     return this.#controller.signal;
+  }
+
+  /** From now on there are `deadline` milliseconds for everything; absent: as long as bytes keep moving. */
+  limit(deadline?: number): void {
+    clearTimeout(this.#deadline);
+    if (deadline === undefined || this.reason !== undefined) return;
+    this.#deadline = setTimeout(() => this.#abort(`not done within ${deadline} ms`), deadline);
   }
 
   /** Something moved: the next thing has to within `limit` milliseconds. */

@@ -67,8 +67,8 @@ describe("fetching", () => {
     expect(Buffer.compare(readFileSync(media()), bytes)).toBe(0);
   });
 
-  test("adjacent missing units come in one request of at most 4 MiB", async () => {
-    const origin = new MemoryOrigin(bytes);
+  test("adjacent missing units come in one request of at most 16 MiB", async () => {
+    const origin = new MemoryOrigin(sampleBytes(24 << 20));
     const blob = await new FileCache(directory).open(DIGEST, origin);
     await blob.fetch(5 * UNIT + 1, 3 * UNIT);
     expect(origin.requests).toEqual([{ offset: 5 * UNIT, length: 4 * UNIT }]);
@@ -78,10 +78,10 @@ describe("fetching", () => {
       { offset: 9 * UNIT, length: 2 * UNIT },
     ]);
     origin.requests.length = 0;
-    await blob.fetch(11 * UNIT, 20 * UNIT);
+    await blob.fetch(11 * UNIT, 70 * UNIT);
     expect(origin.requests.sort((a, b) => a.offset - b.offset)).toEqual([
-      { offset: 11 * UNIT, length: 16 * UNIT },
-      { offset: 27 * UNIT, length: 4 * UNIT },
+      { offset: 11 * UNIT, length: 64 * UNIT },
+      { offset: 75 * UNIT, length: 6 * UNIT },
     ]);
     await blob.close();
   });
@@ -167,6 +167,77 @@ describe("fetching", () => {
       readRange: () => Promise.reject(new Error("never asked")),
     };
     await expect(cache.open(`sha256:${"0".repeat(64)}`, absurd)).rejects.toMatchObject({ code: "E_LIMIT" });
+    await blob.close();
+  });
+});
+
+describe("a long range", () => {
+  /** Lets through so many pieces, and then waits until it is told to go on or to fail. */
+  class HaltingOrigin extends MemoryOrigin {
+    readonly go = Promise.withResolvers<void>();
+    halted = false;
+
+    constructor(private readonly free: number) {
+      super(bytes);
+    }
+
+    override async *readPieces(offset: number, length: number, piece: number) {
+      let passed = 0;
+      for await (const sent of super.readPieces(offset, length, piece)) {
+        this.halted = passed === this.free;
+        if (passed++ === this.free) await this.go.promise;
+        yield sent;
+      }
+    }
+  }
+
+  test("is readable unit by unit as it arrives, and kept where it breaks off", async () => {
+    const origin = new HaltingOrigin(3);
+    const blob = await new FileCache(directory).open(DIGEST, origin);
+    const { valid } = blob.view;
+    if (!valid) throw new Error("a cached blob has no residency");
+    const all = blob.fetch(0, 8 * UNIT);
+    // Readers of what has come do not wait for the rest.
+    await blob.fetch(UNIT, 2 * UNIT);
+    expect(await blob.read(0, 3 * UNIT)).toEqual(bytes.slice(0, 3 * UNIT));
+    while (!origin.halted) await Bun.sleep(1);
+    expect(hasRange(valid, 0, 3 * UNIT)).toBe(true);
+    expect(hasRange(valid, 3 * UNIT, 1)).toBe(false);
+    const later = blob.read(5 * UNIT, 10);
+    origin.go.reject(new Error("down"));
+    const results = await Promise.allSettled([all, later]);
+    expect(results.map(({ status }) => status)).toEqual(["rejected", "rejected"]);
+    expect(origin.requests).toEqual([{ offset: 0, length: 8 * UNIT }]);
+    await blob.close();
+    const { stats } = await readAll();
+    expect(stats).toMatchObject({ hits: 3, damaged: 0 });
+  });
+
+  test("is given up when the object is closed", async () => {
+    const origin = new HaltingOrigin(2);
+    const blob = await new FileCache(directory).open(DIGEST, origin);
+    const all = blob.fetch(0, 8 * UNIT);
+    while (!origin.halted) await Bun.sleep(1);
+    await Promise.all([blob.close(), expect(all).rejects.toMatchObject({ code: "E_IO" })]);
+    origin.go.resolve();
+    expect((await readAll()).stats).toMatchObject({ hits: 2, damaged: 0 });
+  });
+
+  test("of units smaller than its pieces is kept whole", async () => {
+    const blob = await new FileCache(directory, { unit: 12_288 }).open(DIGEST, new MemoryOrigin(bytes));
+    await blob.fetch(0, OBJECT_BYTES);
+    expect(Buffer.compare(readFileSync(media()), bytes)).toBe(0);
+    await blob.close();
+  });
+
+  test("whose origin sends too few bytes is an error", async () => {
+    const origin = new MemoryOrigin(bytes);
+    const blob = await new FileCache(directory).open(DIGEST, origin);
+    for (const missing of [1, UNIT, 8 * UNIT]) {
+      origin.fault = (answer) => answer.subarray(missing);
+      await expect(blob.fetch(0, 8 * UNIT)).rejects.toMatchObject({ code: "E_REGISTRY" });
+      await blob.kept?.discard();
+    }
     await blob.close();
   });
 });

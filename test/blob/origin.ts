@@ -35,4 +35,16 @@ export class MemoryOrigin implements RangeOrigin {
     const answer = this.bytes.slice(offset, offset + length);
     return this.fault ? this.fault(answer, offset) : answer;
   }
+
+  /** In one buffer that is used again and again. */
+  async *readPieces(offset: number, length: number, piece: number): AsyncGenerator<Uint8Array, void> {
+    const answer = await this.readRange(offset, length);
+    const buffer = new Uint8Array(piece);
+    for (let at = 0; at < answer.length; at += piece) {
+      const bytes = answer.subarray(at, at + piece);
+      buffer.set(bytes);
+      yield buffer.subarray(0, bytes.length);
+      buffer.fill(0xee);
+    }
+  }
 }
