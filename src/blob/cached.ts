@@ -16,8 +16,11 @@ import { emptyStats } from "./stats.ts";
 import type { UnitStore } from "./store.ts";
 import type { WindowMemory } from "./window.ts";
 
-/** Most bytes asked of the origin in one request: adjacent missing units are fetched together. */
-const MAX_REQUEST_BYTES = 16 << 20;
+/**
+ * Most bytes asked of the origin in one request: adjacent missing units are fetched together. What the disk is too slow for
+ * waits in memory, and with twice as much that costs more time than requests do.
+ */
+const MAX_REQUEST_BYTES = 8 << 20;
 /** Requests for more than this are read, written and announced in pieces as they arrive: a unit, or several small ones. */
 const SHORT_BYTES = 1 << 20;
 const PIECE_BYTES = 256 << 10;

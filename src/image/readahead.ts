@@ -12,7 +12,7 @@ const LEAST_RUN = 1 << 20;
 /** Bytes ahead of the reader: what comes in half a second, so that other reads on a slow link do not wait for long. */
 const WINDOW_MS = 500;
 const LEAST_WINDOW = 1 << 20;
-const MOST_WINDOW = 32 << 20;
+const MOST_WINDOW = 16 << 20;
 /** Fetches that make up a window: while one comes to its end, the other one fills the line. */
 const STEPS = 2;
 /** Readers of one layer that are told apart. */

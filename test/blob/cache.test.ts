@@ -67,7 +67,7 @@ describe("fetching", () => {
     expect(Buffer.compare(readFileSync(media()), bytes)).toBe(0);
   });
 
-  test("adjacent missing units come in one request of at most 16 MiB", async () => {
+  test("adjacent missing units come in one request of at most 8 MiB", async () => {
     const origin = new MemoryOrigin(sampleBytes(24 << 20));
     const blob = await new FileCache(directory).open(DIGEST, origin);
     await blob.fetch(5 * UNIT + 1, 3 * UNIT);
@@ -80,7 +80,8 @@ describe("fetching", () => {
     origin.requests.length = 0;
     await blob.fetch(11 * UNIT, 70 * UNIT);
     expect(origin.requests.sort((a, b) => a.offset - b.offset)).toEqual([
-      { offset: 11 * UNIT, length: 64 * UNIT },
+      { offset: 11 * UNIT, length: 32 * UNIT },
+      { offset: 43 * UNIT, length: 32 * UNIT },
       { offset: 75 * UNIT, length: 6 * UNIT },
     ]);
     await blob.close();

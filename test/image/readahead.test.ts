@@ -66,18 +66,18 @@ test("the first MiB in sequence fetches nothing ahead, then as much as was read"
 });
 
 describe("a long sequence", () => {
-  test("is fetched by few requests, each byte once, never further ahead than 32 MiB or what was read", async () => {
+  test("is fetched by few requests, each byte once, never further ahead than 16 MiB or what was read", async () => {
     for (let unit = 0; unit * UNIT < SIZE; unit++) {
       await read(unit);
       await arrive();
       const front = Math.max(0, ...fetched.map(({ offset, length }) => offset + length));
-      expect(front - (unit + 1) * UNIT).toBeLessThanOrEqual(Math.min(32 * MIB, (unit + 1) * UNIT));
+      expect(front - (unit + 1) * UNIT).toBeLessThanOrEqual(Math.min(16 * MIB, (unit + 1) * UNIT));
     }
     const ordered = fetched.toSorted((a, b) => a.offset - b.offset);
     for (const [i, { offset, length }] of ordered.entries()) {
       expect(offset % UNIT).toBe(0);
       if (i > 0) expect(offset).toBeGreaterThanOrEqual(ordered[i - 1].offset + ordered[i - 1].length);
-      expect(length).toBeLessThanOrEqual(16 * MIB);
+      expect(length).toBeLessThanOrEqual(8 * MIB);
     }
     const last = ordered[ordered.length - 1];
     expect(last.offset + last.length).toBe(SIZE);
