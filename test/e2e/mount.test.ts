@@ -43,6 +43,8 @@ interface State {
   readonly directory: string;
   readonly device: string;
   readonly pid: number;
+  /** The kernel's number of what the device showed when it was mounted; another one uses the device for something else. */
+  readonly sequence: string | null;
 }
 
 interface MountStats {
@@ -85,7 +87,14 @@ async function mounted(...words: string[]): Promise<State> {
   const { code, out, err } = await overlaybd("mount", ...words, "--json");
   expect(err).toBe("");
   expect(code).toBe(0);
-  return JSON.parse(out);
+  const state = JSON.parse(out);
+  return { ...state, sequence: shown(state.device) };
+}
+
+/** The sequence number of what a loop device shows, or null when it shows nothing. */
+function shown(device: string): string | null {
+  const folder = `/sys/block/${device.slice("/dev/".length)}`;
+  return existsSync(`${folder}/loop`) ? readFileSync(`${folder}/diskseq`, "utf8").trim() : null;
 }
 
 async function unmounted(): Promise<MountStats | null> {
@@ -101,12 +110,13 @@ function mounts(): string[] {
     .filter((line) => line.includes(folder));
 }
 
-/** That nothing is left: mount, record, process; and the loop device shows nothing. */
-async function expectNothingLeft({ pid, device }: State): Promise<void> {
+/** That nothing is left: mount, record, process; and the loop device shows nothing, or what another test shows by it. */
+async function expectNothingLeft({ pid, device, sequence }: State): Promise<void> {
   expect(mounts()).toEqual([]);
   expect(readdirSync(records)).toEqual([]);
   expect(isRunning(pid)).toBe(false);
-  expect(existsSync(`/sys/block/${device.slice(5)}/loop`)).toBe(false);
+  expect(sequence).not.toBeNull();
+  expect(shown(device)).not.toBe(sequence);
 }
 
 /** A process that has ended may be a zombie for as long as its parent, the container's init, does not look. */
