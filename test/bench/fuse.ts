@@ -11,15 +11,13 @@ import { FileCache } from "../../src/blob/cache.ts";
 import { FuseTransport } from "../../src/device/fuse/transport.ts";
 import { IoWorker } from "../../src/device/io_worker.ts";
 import type { Device } from "../../src/device/transport.ts";
-import { LayerFile } from "../../src/format/layerfile.ts";
-import { LayerWriter } from "../../src/format/lsmt/writer.ts";
-import { CODEC_LZ4 } from "../../src/format/zfile/blocks.ts";
 import { openSource } from "../../src/image/source.ts";
 import type { DiskTables, MissingRange } from "../../src/image/tables.ts";
 import type { RawDisk } from "../device/raw_disk.ts";
+import { writeLz4Layer } from "../fixtures/lz4_layer.ts";
+import { median } from "./median.ts";
 
 const TOTAL = 512 << 20;
-const PIECE = 1 << 20;
 const RUNS = 5;
 
 const JOBS = {
@@ -36,10 +34,6 @@ function measure(device: string, job: readonly string[]): number {
   return JSON.parse(fio.stdout.toString()).jobs[0].read.bw_bytes;
 }
 
-function median(values: number[]): number {
-  return values.sort((a, b) => a - b)[values.length >> 1];
-}
-
 const folder = mkdtempSync(join(tmpdir(), "overlaybd-bench-"));
 try {
   // Bun's own executable, repeated: machine code and data, like much of an image.
@@ -49,18 +43,7 @@ try {
   const raw = join(folder, "raw");
   writeFileSync(raw, content);
   const layer = join(folder, "layer");
-  const zfile = {
-    codec: CODEC_LZ4,
-    blockSize: 4096,
-    checksum: true,
-    overwriteHeader: true,
-    threads: 2,
-  } as const;
-  const sink = new LayerFile(layer, { tar: true, zfile });
-  const writer = new LayerWriter(sink, { size: TOTAL });
-  for (let at = 0; at < TOTAL; at += PIECE) writer.write(at, content.subarray(at, at + PIECE));
-  writer.finish();
-  sink.finish();
+  writeLz4Layer(layer, TOTAL, (at, length) => content.subarray(at, at + length));
 
   const image = await openSource(layer, { cache: new FileCache(join(folder, "cache"), { unit: 1 << 18 }) });
   const imageWorker = new IoWorker<DiskTables>();

@@ -13,9 +13,6 @@ import { $ } from "bun";
 import { FileCache } from "../../src/blob/cache.ts";
 import { FuseTransport } from "../../src/device/fuse/transport.ts";
 import { IoWorker } from "../../src/device/io_worker.ts";
-import { LayerFile } from "../../src/format/layerfile.ts";
-import { LayerWriter } from "../../src/format/lsmt/writer.ts";
-import { CODEC_LZ4 } from "../../src/format/zfile/blocks.ts";
 import { parseImageConfig } from "../../src/image/config.ts";
 import { VirtualDisk } from "../../src/image/disk.ts";
 import { type OpenImage, openImage } from "../../src/image/open.ts";
@@ -24,6 +21,7 @@ import { blobOrigin, repositoryAt } from "../../src/image/remote.ts";
 import type { DiskTables } from "../../src/image/tables.ts";
 import { repositoryAccess } from "../../src/registry/access.ts";
 import { parseReference } from "../../src/registry/reference.ts";
+import { writeLz4Layer } from "../fixtures/lz4_layer.ts";
 import { random } from "../fixtures/random.ts";
 import { startDockerRegistry } from "../fixtures/registry.ts";
 import { median } from "./median.ts";
@@ -43,22 +41,11 @@ interface Layer {
 
 /** LZ4 blocks of bytes that hardly compress, so that blob and disk are about equally long. */
 async function makeLayer(path: string): Promise<Layer> {
-  const zfile = {
-    codec: CODEC_LZ4,
-    blockSize: 4096,
-    checksum: true,
-    overwriteHeader: true,
-    threads: 2,
-  } as const;
-  const sink = new LayerFile(path, { tar: true, zfile });
-  const writer = new LayerWriter(sink, { size: TOTAL });
   const piece = new Uint8Array(PIECE);
-  for (let at = 0; at < TOTAL; at += PIECE) {
+  writeLz4Layer(path, TOTAL, () => {
     for (let i = 0; i < PIECE; i += 65536) crypto.getRandomValues(piece.subarray(i, i + 65536));
-    writer.write(at, piece);
-  }
-  writer.finish();
-  sink.finish();
+    return piece;
+  });
   const digest = (await $`sha256sum ${path}`.text()).slice(0, 64);
   return { path, digest: `sha256:${digest}`, size: Bun.file(path).size };
 }
